@@ -1,0 +1,254 @@
+//! The one error of the library: the act, the object and the cause of each refusal.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of a fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call was refused or failed.
+///
+/// `Display` is one lower-case phrase and never repeats its source; print the chain to see all.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an act on a file.
+    Io {
+        /// What was tried, as a verb with its object, such as `sync the segment`.
+        act: &'static str,
+        /// The file or directory it was tried on.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// Another process, or another handle of this process, holds the store.
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+        /// The process that holds it, when it could be read.
+        owner: Option<u32>,
+    },
+    /// The directory holds files, but not a store of ours; nothing was changed in it.
+    NotAStore {
+        /// The directory.
+        dir: PathBuf,
+        /// What was found instead.
+        reason: String,
+    },
+    /// The store was written by a format that this build cannot read; nothing was changed.
+    Version {
+        /// The file that says so.
+        path: PathBuf,
+        /// The version found.
+        found: String,
+        /// The newest version that this build reads.
+        supported: String,
+    },
+    /// Bytes that were once durable no longer match their checksum.
+    Damaged(Box<Damage>),
+    /// An argument or a setting is outside its bounds; nothing was done.
+    Invalid {
+        /// The name of the argument or setting.
+        what: String,
+        /// The value given.
+        value: String,
+        /// What would have been accepted.
+        bound: String,
+    },
+    /// A record is larger than the limits allow; nothing was stored.
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size in bytes.
+        bytes: u64,
+        /// The bound in bytes.
+        bytes_max: u64,
+        /// The settings that set the bound.
+        settings: &'static str,
+    },
+    /// There is no such entry.
+    NotFound {
+        /// The id or key asked for.
+        id: String,
+    },
+    /// The entry is not in a status that allows the change.
+    Conflict {
+        /// The entry.
+        id: String,
+        /// The status it has.
+        status: String,
+        /// What the caller expected.
+        wanted: String,
+    },
+    /// An earlier write or sync failed, so the log takes nothing more until it is reopened.
+    Poisoned {
+        /// The failure that did it.
+        reason: String,
+    },
+    /// A write or sync failed while this call waited: the record may or may not be there after
+    /// the next open. Storing it again under the same key is safe.
+    Indeterminate {
+        /// The failure.
+        reason: String,
+    },
+    /// The disk stalled: the deadline passed while the kernel held the write.
+    Stalled {
+        /// How long the call waited, in milliseconds.
+        waited_ms: u64,
+    },
+    /// The buffer of queued records is full; nothing was queued.
+    QueueFull {
+        /// The bytes waiting.
+        bytes: u64,
+        /// The bound in bytes.
+        bytes_max: u64,
+    },
+    /// The index was not ready before the deadline.
+    IndexNotReady {
+        /// How long the call waited, in milliseconds.
+        waited_ms: u64,
+    },
+    /// The handle is closed.
+    Closed,
+    /// The store was opened for reading only.
+    ReadOnly,
+}
+
+/// Damage that was found: where it is, and which records it took.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Damage {
+    /// The file, by its name inside the data directory.
+    pub segment: String,
+    /// Where the damaged bytes begin.
+    pub offset: u64,
+    /// How many bytes are damaged or cannot be reached.
+    pub bytes: u64,
+    /// What is damaged.
+    pub kind: DamageKind,
+    /// The lowest sequence number that may be lost, when any record is.
+    pub lsn_from: Option<u64>,
+    /// The highest sequence number that may be lost, inclusive.
+    pub lsn_to: Option<u64>,
+    /// How many entries were lost, where that is known exactly.
+    pub entries: Option<u64>,
+}
+
+/// What kind of bytes are damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DamageKind {
+    /// A segment's header.
+    Header,
+    /// A record: its header or its body.
+    Record,
+    /// A segment's footer; the records are still read.
+    Footer,
+    /// Bytes that must be zero are not.
+    Padding,
+    /// A whole segment that the log says should be there.
+    Missing,
+    /// A file of another kind, such as the store file.
+    File,
+}
+
+impl Error {
+    /// Wraps an I/O error with the act and the path it belongs to.
+    pub(crate) fn io(act: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { act, path: path.to_path_buf(), source }
+    }
+
+    /// An argument outside its bounds.
+    pub(crate) fn invalid(
+        what: impl Into<String>,
+        value: impl fmt::Display,
+        bound: impl Into<String>,
+    ) -> Self {
+        Self::Invalid { what: what.into(), value: value.to_string(), bound: bound.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { act, path, .. } => write!(f, "cannot {act} {}", path.display()),
+            Self::Locked { dir, owner: Some(pid) } => {
+                write!(f, "the store {} is in use by process {pid}", dir.display())
+            }
+            Self::Locked { dir, owner: None } => {
+                write!(f, "the store {} is in use by another process", dir.display())
+            }
+            Self::NotAStore { dir, reason } => {
+                write!(f, "{} is not a deadletter store: {reason}", dir.display())
+            }
+            Self::Version { path, found, supported } => write!(
+                f,
+                "{} has format version {found}, this build reads up to {supported}; \
+                 use a newer build",
+                path.display()
+            ),
+            Self::Damaged(damage) => write!(f, "{damage}"),
+            Self::Invalid { what, value, bound } => {
+                write!(f, "{what} is {value}, it must be {bound}")
+            }
+            Self::TooLarge { what, bytes, bytes_max, settings } => write!(
+                f,
+                "{what} has {bytes} bytes, at most {bytes_max} are allowed (set by {settings})"
+            ),
+            Self::NotFound { id } => write!(f, "there is no entry {id}"),
+            Self::Conflict { id, status, wanted } => {
+                write!(f, "entry {id} is {status}, not {wanted}")
+            }
+            Self::Poisoned { reason } => write!(
+                f,
+                "the log takes no more writes after an earlier failure ({reason}); \
+                 reopen the store once the disk is well"
+            ),
+            Self::Indeterminate { reason } => write!(
+                f,
+                "the write failed ({reason}), the record may or may not be there after the next \
+                 open; storing it again under the same key is safe"
+            ),
+            Self::Stalled { waited_ms } => {
+                write!(f, "the disk did not answer within {waited_ms} ms")
+            }
+            Self::QueueFull { bytes, bytes_max } => {
+                write!(f, "{bytes} bytes wait to be written, at most {bytes_max} may; try again")
+            }
+            Self::IndexNotReady { waited_ms } => {
+                write!(f, "the index was not ready within {waited_ms} ms; try again")
+            }
+            Self::Closed => write!(f, "the store is closed"),
+            Self::ReadOnly => write!(f, "the store was opened for reading only"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            DamageKind::Header => "damaged header",
+            DamageKind::Record => "damaged record",
+            DamageKind::Footer => "damaged footer",
+            DamageKind::Padding => "bytes where zeros belong",
+            DamageKind::Missing => "missing file",
+            DamageKind::File => "damaged file",
+        };
+        write!(f, "{kind} in {} at offset {} ({} bytes", self.segment, self.offset, self.bytes)?;
+        match (self.lsn_from, self.lsn_to) {
+            (Some(from), Some(to)) if from == to => write!(f, ", record {from})"),
+            (Some(from), Some(to)) => write!(f, ", records {from} to {to})"),
+            _ => write!(f, ", no record)"),
+        }
+    }
+}
