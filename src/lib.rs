@@ -2,11 +2,13 @@
 
 #![deny(unsafe_code)]
 
+mod config;
 mod entry;
 mod env;
 mod error;
 pub mod format;
 
+pub use config::{Background, Config, Durability, IndexKind, Prepare, Recovery, Setting};
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Entry, EntryId, FailedOperation, Filter, Json,
     Lease, Limits, NewFailure, OTHER_DOMAIN, Order, Page, Redaction, State, Status, Timestamp,
