@@ -4,7 +4,7 @@
 //! is built again from summaries: a column from its own segment's, the newest changes from those
 //! of all segments that changed it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,9 +24,11 @@ use super::{Catalog, Loaded, Source};
 const OVERLAY_MIN: usize = 1 << 16;
 /// In a large store, one waiting change for this many entries: each fold writes whole blocks.
 const OVERLAY_SHARE: u64 = 32;
-/// Newest changes gathered while loading, about 8 MiB; beyond it their blocks are built when
-/// first wanted.
-const GATHERED_MAX: usize = 1 << 18;
+/// Newest changes gathered while loading, about 8 MiB; beyond it their blocks stay cold and are
+/// built when first wanted.
+const GATHERED_MAX: usize = if cfg!(test) { 8 } else { 1 << 17 };
+/// Entries of the cold segments whose blocks are built in one pass over the summaries.
+const PASS_ENTRIES: u64 = if cfg!(test) { 16 } else { 1 << 17 };
 
 /// The newest changes by segment, while they are gathered.
 type Gathered = HashMap<u64, BTreeMap<u32, Change>>;
@@ -81,7 +83,9 @@ impl Catalog {
         let exact = state.overlay_len == 0 && newest.is_none_or(|lsn| lsn <= watermark_lsn);
         drop(state);
         let unkept = self.cache().unkept();
-        for (kind, segment, block) in unkept {
+        // Columns of sealed segments are cheap to build again: they are put when one is missed.
+        for (kind, segment, block) in unkept.into_iter().filter(|(kind, ..)| *kind == Kind::Changes)
+        {
             self.put(kind, segment, &block)?;
             self.cache().keep(kind, segment);
         }
@@ -187,11 +191,42 @@ impl Catalog {
             self.hold(Kind::Changes, segment.number, block, true);
             return Ok(changes);
         }
-        let changes = Arc::new(gather_changes(source, segment)?);
-        let block = Block::Changes(Arc::clone(&changes));
-        let kept = self.put(Kind::Changes, segment.number, &block).is_ok();
-        self.hold(Kind::Changes, segment.number, block, kept);
-        Ok(changes)
+        let around = if segment.cold { self.cold_after(segment) } else { Vec::new() };
+        let mut wanted = Arc::default();
+        // The one asked for is last, so that the cache keeps it longest.
+        for changes in gather_changes(source, &around, segment)? {
+            let (number, changes) = (changes.0, Arc::new(changes.1));
+            let block = Block::Changes(Arc::clone(&changes));
+            let kept = self.put(Kind::Changes, number, &block).is_ok();
+            self.hold(Kind::Changes, number, block, kept);
+            if let Some(held) = self.write().segments.get_mut(&number)
+                && held.cold
+                && held.stamp == changes.stamp
+            {
+                let held = Arc::make_mut(held);
+                (held.cold, held.kept) = (false, false);
+            }
+            wanted = changes;
+        }
+        Ok(wanted)
+    }
+
+    /// The cold segments next to one, as many as are built in one pass.
+    fn cold_after(&self, segment: &Segment) -> Vec<Arc<Segment>> {
+        let mut entries = u64::from(segment.len());
+        let state = self.read();
+        let (newer, older) =
+            (state.segments.range(segment.number..), state.segments.range(..segment.number));
+        // On both sides, as listings start from the newest, and replays from the oldest.
+        let mut near: Vec<&Arc<Segment>> = newer.map(|(_, near)| near).skip(1).collect();
+        near.extend(older.map(|(_, near)| near));
+        near.retain(|near| near.cold);
+        near.sort_by_key(|near| near.number.abs_diff(segment.number));
+        let fits = near.into_iter().take_while(|near| {
+            entries += u64::from(near.len());
+            entries <= PASS_ENTRIES
+        });
+        fits.cloned().collect()
     }
 
     fn fold_one(&self, source: &dyn Source, number: u64) -> Result<()> {
@@ -209,7 +244,7 @@ impl Catalog {
         if let Some(held) = state.segments.get_mut(&number) {
             let held = Arc::make_mut(held);
             held.stamp = stamp;
-            held.kept = false;
+            (held.cold, held.kept) = (false, false);
         }
         let mut left = state.overlays.remove(&number).unwrap_or_default();
         let waited = left.len();
@@ -344,7 +379,8 @@ impl Catalog {
                 continue;
             }
             let stamp = self.stamps.fetch_add(1, Ordering::Relaxed) + 1;
-            Arc::make_mut(segment).stamp = stamp;
+            let held = Arc::make_mut(segment);
+            (held.stamp, held.cold) = (stamp, !changes.contains_key(number));
             if let Some(changes) = changes.remove(number) {
                 let rows = changes.into_values().collect();
                 let block = Block::Changes(Arc::new(Changes { stamp, rows }));
@@ -403,25 +439,43 @@ fn gather_column(summary: &Summary, kind: Kind, segment: &Segment) -> Column {
     numbers.collect()
 }
 
-/// The newest changes as the summaries have them, up to what the segment was told of.
-fn gather_changes(source: &dyn Source, segment: &Segment) -> Result<Changes> {
-    let mut newest = BTreeMap::<u32, Change>::new();
-    for number in segment.changed_in.iter() {
-        let summary = source.summary(*number)?;
+/// The newest changes as the summaries have them, up to what each segment was told of; those of
+/// the one asked for are last.
+fn gather_changes(
+    source: &dyn Source,
+    around: &[Arc<Segment>],
+    wanted: &Segment,
+) -> Result<Vec<(u64, Changes)>> {
+    let segments: Vec<&Segment> = around.iter().map(|near| &**near).chain([wanted]).collect();
+    let sources: BTreeSet<u64> =
+        segments.iter().flat_map(|segment| segment.changed_in.iter().copied()).collect();
+    let by_start: BTreeMap<u64, (usize, &Segment)> = (0..)
+        .zip(&segments)
+        .filter_map(|(at, segment)| Some((segment.lsns.min()?, (at, *segment))))
+        .collect();
+    let mut newest = vec![BTreeMap::<u32, Change>::new(); segments.len()];
+    for number in sources {
+        let summary = source.summary(number)?;
         for row in &summary.changes {
+            let near = by_start.range(..=row.target).next_back();
+            let Some((at, segment)) = near.map(|(_, near)| *near) else { continue };
             if row.lsn <= segment.folded_lsn || row.lsn > segment.changed_lsn {
                 continue;
             }
             let Some(ordinal) = segment.ordinal(row.target) else { continue };
-            let position = Position { segment: *number, offset: row.offset };
+            let position = Position { segment: number, offset: row.offset };
             let change = Change { ordinal, lsn: row.lsn, position };
+            let Some(newest) = newest.get_mut(at) else { continue };
             let held = newest.entry(ordinal).or_insert(change);
             if held.lsn < change.lsn {
                 *held = change;
             }
         }
     }
-    Ok(Changes { stamp: segment.stamp, rows: newest.into_values().collect() })
+    let gathered = segments.iter().zip(newest).map(|(segment, rows)| {
+        (segment.number, Changes { stamp: segment.stamp, rows: rows.into_values().collect() })
+    });
+    Ok(gathered.collect())
 }
 
 fn merge(rows: &[Change], overlay: &BTreeMap<u32, Change>) -> Vec<Change> {

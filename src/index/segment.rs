@@ -84,6 +84,8 @@ pub struct Segment {
     pub changed_lsn: u64,
     /// Names the block of newest changes that belongs to this state; 0 when there is none.
     pub stamp: u64,
+    /// Whether the block of newest changes was never built.
+    pub cold: bool,
     /// Whether the index has this state.
     pub kept: bool,
     /// Whether the index has the key filter, and the columns of all entries.
@@ -165,6 +167,7 @@ impl Segment {
             changed_in: Arc::default(),
             changed_lsn: 0,
             stamp: 0,
+            cold: false,
             kept: false,
             filter_kept: false,
             open: Some(Arc::default()),
@@ -281,6 +284,7 @@ impl Segment {
         let mut out = Vec::with_capacity(256 + self.column.bytes());
         let times = [self.created_min, self.created_max];
         let marks = [self.number, self.folded_lsn, self.changed_lsn, self.stamp];
+        out.push(u8::from(self.cold));
         marks.iter().chain(&times).for_each(|number| put_varint(&mut out, *number));
         put_varint(&mut out, self.changed_in.len() as u64);
         self.changed_in.iter().for_each(|number| put_varint(&mut out, *number));
@@ -303,7 +307,9 @@ impl Segment {
     /// The segment with these bytes; none unless its parts agree with each other.
     pub fn decode(bytes: &[u8], filter: Filter, terms: &mut Terms) -> Option<Self> {
         let mut bytes = Bytes::new(bytes);
+        let cold = bytes.u8()? != 0;
         let mut segment = Self::new(bytes.varint()?, bytes.varint()?);
+        segment.cold = cold;
         (segment.changed_lsn, segment.stamp) = (bytes.varint()?, bytes.varint()?);
         (segment.created_min, segment.created_max) = (bytes.varint()?, bytes.varint()?);
         let changed_in = (0..bytes.varint()?).map(|_| bytes.varint()).collect::<Option<_>>()?;
