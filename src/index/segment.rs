@@ -247,7 +247,7 @@ impl Segment {
         self.filter_kept = false;
         Arc::make_mut(&mut self.lsns).optimize();
         Arc::make_mut(&mut self.column).shrink();
-        self.filter = Arc::new(Filter::of(open.keys.iter().copied()));
+        self.filter = Arc::new(Filter::sealed(&open.keys));
         Some(self.columns(&open))
     }
 
@@ -330,8 +330,7 @@ impl Segment {
             *counts.get_mut(usize::try_from(number).ok()?)? += 1;
         }
         let counted = cells.iter().map(|(_, count)| count).eq(counts);
-        let fits =
-            counted && lsns.len() == column.len() as u64 && filter.capacity() >= column.len();
+        let fits = counted && lsns.len() == column.len() as u64 && filter.fits(column.len());
         segment.lsns = Arc::new(lsns);
         segment.cells = Arc::new(cells);
         segment.column = Arc::new(column);

@@ -514,7 +514,7 @@ fn figures() {
         text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / 1024
     };
     let lsn = rows.last(|summary| summary.entries.last().unwrap().lsn + 1);
-    let open = || Arc::new(SledIndex::open(&dir.path().join("index"), 8 << 20).unwrap());
+    let open = || Arc::new(SledIndex::open(&dir.path().join("index"), 1 << 20).unwrap());
     let before = resident();
     let mut catalog = Catalog::new(open(), 8 << 20);
     timed("rebuild", &mut || catalog.load(&rows, None, &mut |_, _| {}).unwrap().entries);
@@ -556,4 +556,22 @@ fn figures() {
     timed("locate warm, 1000", &mut || {
         (0..1000).filter(|at| catalog.locate(&rows, lsn / 2 - at).unwrap().is_some()).count() as u64
     });
+}
+
+#[test]
+fn the_key_filter_finds_all_and_little_else() {
+    let hash = |key: u64| (key + 1).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    for count in [1_u64, 7, 1000, 16_000] {
+        let keys: Vec<u64> = (0..count).map(hash).collect();
+        let mut growing = super::keys::Filter::with_capacity(keys.len());
+        keys.iter().for_each(|key| growing.insert(*key));
+        let sealed = super::keys::Filter::sealed(&keys);
+        for (filter, errors_max) in [(growing, 400), (sealed, 60)] {
+            let filter = super::keys::Filter::decode(&filter.encode()).unwrap();
+            assert!(filter.fits(keys.len()));
+            assert!(keys.iter().all(|key| filter.contains(*key)));
+            let errors = (count..count + 200_000).filter(|key| filter.contains(hash(*key))).count();
+            assert!(errors <= errors_max, "{errors} of 200000 with {count} keys");
+        }
+    }
 }
