@@ -48,7 +48,7 @@ pub trait Index: Send + Sync {
     /// Removes everything.
     ///
     /// # Errors
-    /// As [`Index::put`].
+    /// As [`Index::put`]; then the store is off and gives nothing back.
     fn clear(&self) -> Result<()>;
     /// How many bytes the store takes.
     fn bytes(&self) -> u64;

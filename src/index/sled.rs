@@ -16,6 +16,7 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use crate::error::{Error, Result};
@@ -26,6 +27,8 @@ use super::Index;
 const LOG_NAME: &str = "db";
 /// The directory that holds its large values. Ours are small, but its nodes may not be.
 const BLOBS_NAME: &str = "blobs";
+/// Values put between two flushes, half a mebibyte.
+const PUTS_PER_FLUSH: u64 = 128;
 /// What its snapshots begin with.
 const SNAPSHOT_PREFIX: &str = "snap.";
 /// What a snapshot ends with that was never finished.
@@ -37,6 +40,8 @@ pub struct SledIndex {
     cache_bytes: u64,
     /// Guards the handle; none when the index is off. Cloned out of the lock for each call.
     db: RwLock<Option<sled::Db>>,
+    /// How many values were put.
+    puts: AtomicU64,
 }
 
 impl SledIndex {
@@ -47,7 +52,7 @@ impl SledIndex {
     /// When the directory cannot be made.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self> {
         fs::create_dir_all(dir).map_err(|error| Error::io("create the index", dir, error))?;
-        let index = Self { dir: dir.to_path_buf(), cache_bytes, db: RwLock::new(None) };
+        let index = Self::closed(dir, cache_bytes);
         let mut db = index.open_db();
         if db.is_none() {
             index.delete()?;
@@ -62,10 +67,13 @@ impl SledIndex {
     /// # Errors
     /// When the directory cannot be deleted or made.
     pub fn create(dir: &Path, cache_bytes: u64) -> Result<Self> {
-        let empty = Self { dir: dir.to_path_buf(), cache_bytes, db: RwLock::new(None) };
-        empty.delete()?;
-        drop(empty);
+        Self::closed(dir, cache_bytes).delete()?;
         Self::open(dir, cache_bytes)
+    }
+
+    fn closed(dir: &Path, cache_bytes: u64) -> Self {
+        let (db, puts) = (RwLock::new(None), AtomicU64::new(0));
+        Self { dir: dir.to_path_buf(), cache_bytes, db, puts }
     }
 
     fn open_db(&self) -> Option<sled::Db> {
@@ -173,6 +181,10 @@ impl Index for SledIndex {
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         self.call("put", |db| db.insert(key, value));
+        // Durability does not depend on this one; it lets go of what the inserts left in memory.
+        if self.puts.fetch_add(1, Ordering::Relaxed) % PUTS_PER_FLUSH == PUTS_PER_FLUSH - 1 {
+            self.call("flush", |db| db.flush());
+        }
         Ok(())
     }
 

@@ -575,3 +575,45 @@ fn the_key_filter_finds_all_and_little_else() {
         }
     }
 }
+
+#[test]
+fn a_change_that_is_folded_in_does_not_count_again() {
+    let mut summary = Summary::new(1);
+    let term = summary.term("d");
+    let row = EntryRow {
+        lsn: 1,
+        offset: 0,
+        created_ms: 5,
+        expires_ms: TIME_NONE,
+        key_hash: 9,
+        status: Status::Resolved,
+        domain: term,
+        failure_type: term,
+    };
+    summary.folded_lsn = 3;
+    summary.entries.push(row);
+    for (lsn, status) in [(2, Status::Replaying), (3, Status::Resolved), (4, Status::Archived)] {
+        let times = (0, TIME_NONE, TIME_NONE);
+        summary.changes.push(ChangeRow {
+            lsn,
+            target: 1,
+            offset: lsn * 8,
+            status,
+            updated_ms: times.0,
+            not_before_ms: times.1,
+            expires_ms: times.2,
+        });
+    }
+    for (kept, expected) in [
+        (2, (Status::Resolved, None)),
+        (3, (Status::Archived, Some((4, Position { segment: 1, offset: 32 })))),
+    ] {
+        let mut summary = summary.clone();
+        summary.changes.truncate(kept);
+        let rows = Rows(Mutex::new(vec![Arc::new(summary)]));
+        let catalog = Catalog::new(Arc::new(MemIndex::new()), 0);
+        catalog.load(&rows, None, &mut |_, _| {}).unwrap();
+        let found = catalog.locate(&rows, 1).unwrap().unwrap();
+        assert_eq!((found.status, found.change), expected);
+    }
+}
