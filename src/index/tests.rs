@@ -617,3 +617,67 @@ fn a_change_that_is_folded_in_does_not_count_again() {
         assert_eq!((found.status, found.change), expected);
     }
 }
+
+#[test]
+fn readers_beside_commits_and_folds_see_whole_states() {
+    let mut pair = Pair::new(Arc::new(Careless::default()));
+    let known = |at: u64| Known {
+        segment: 0,
+        ordinal: 0,
+        status: Status::Pending,
+        domain: format!("d{}", at % 3),
+        kind: "k".into(),
+        created: at,
+        key: at,
+        change: None,
+    };
+    (0..200).for_each(|at| pair.store(known(at)));
+    pair.rows.0.lock().unwrap().push(Arc::new(Summary::new(2)));
+    (200..300).for_each(|at| pair.store(known(at)));
+    let first_change = pair.lsn + 1;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (catalog, rows, all) = (&pair.catalog, &pair.rows, &pair.all);
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let done = &done;
+            scope.spawn(move || {
+                let mut seen = vec![0; all.len()];
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    for (seen, lsn) in seen.iter_mut().zip(all) {
+                        let found = catalog.locate(rows, *lsn).unwrap().unwrap();
+                        let change = found.change.map_or(0, |(lsn, _)| lsn);
+                        assert!(change >= *seen, "a change was seen and then an older one");
+                        *seen = change;
+                    }
+                    if reader == 0 {
+                        catalog.fold(rows).unwrap();
+                    }
+                    let ids = catalog.select(rows, &Filter::default(), Page::default()).unwrap();
+                    assert_eq!(ids.len(), 100);
+                }
+            });
+        }
+        for at in 0..3000 {
+            let row = ChangeRow {
+                lsn: first_change + at,
+                target: all[usize::try_from(at * 7 % 300).unwrap()],
+                offset: at * 8,
+                status: Status::ALL[usize::try_from(at % 9).unwrap()],
+                updated_ms: 0,
+                not_before_ms: TIME_NONE,
+                expires_ms: TIME_NONE,
+            };
+            rows.last(|summary| summary.changes.push(row.clone()));
+            catalog.changed(2, &row);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    for at in 2700..3000 {
+        let known = pair.known.get_mut(&pair.all[at * 7 % 300]).unwrap();
+        known.status = Status::ALL[at % 9];
+        let position = Position { segment: 2, offset: at as u64 * 8 };
+        known.change = Some((first_change + at as u64, position));
+    }
+    pair.lsn += 3000;
+    pair.check();
+}
