@@ -1,9 +1,15 @@
 //! The words that everybody shares: entry, status, state, filter. No files, no clocks.
 
+mod domain;
+mod flat;
 mod json;
 mod new;
 mod redact;
+mod state;
 mod timestamp;
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+pub use domain::normalize_domain;
 pub use json::Json;
-pub use new::{Limits, NewFailure, OTHER_DOMAIN, normalize_domain};
+pub use new::{Limits, NewFailure, OTHER_DOMAIN};
 pub use redact::Redaction;
 pub use timestamp::Timestamp;
 
@@ -137,6 +144,8 @@ pub const ATTEMPTS_KEPT: usize = 8;
 pub const ACTIONS_KEPT: usize = 16;
 
 /// One failed operation, with the 26 fields of the reference.
+///
+/// `Debug` shows ids and sizes, never payloads.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedOperation {
     /// The sequence number of the record that stored it, as decimal text.
@@ -195,11 +204,11 @@ pub struct FailedOperation {
 
 /// A failed operation together with what the log keeps beside the 26 fields.
 ///
-/// `Debug` shows ids and sizes, never payloads.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// It serializes as one flat row, the 26 fields first. `Debug` shows ids and sizes, never
+/// payloads.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The 26 fields.
-    #[serde(flatten)]
     pub operation: FailedOperation,
     /// The caller's key, else the entry's uuid.
     pub key: String,

@@ -6,10 +6,13 @@
 //! Invariants: a file is created exclusively, with mode 0600, and never through a symbolic link;
 //! a directory with mode 0700. `write_at` and `read_at` may be short; use the free functions.
 
+mod chance;
+mod content;
 mod disk;
 mod map;
 mod memory;
 mod simulated;
+mod tree;
 
 use std::fmt::Debug;
 use std::io;
@@ -20,7 +23,10 @@ use std::time::Duration;
 pub use disk::Disk;
 pub use map::Mapped;
 pub use memory::Memory;
-pub use simulated::{CrashMode, Fault, FaultKind, Operation, Simulated};
+pub use simulated::{CrashMode, Fault, FaultKind, Lie, Operation, OperationKind, Simulated};
+
+/// The longest note that [`Lock::publish`] takes: one sector, so that it is written as a whole.
+const LOCK_NOTE_BYTES_MAX: usize = 512;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +55,8 @@ pub trait Env: Send + Sync + Debug {
     /// Opens or creates a regular file. Anything that is not one is an error.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
     /// Creates a directory and those missing above it; an existing one is no error. Makes the
-    /// new names durable.
+    /// new names durable, and that of an existing directory too: the process that created it may
+    /// have died before.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// The names in a directory, sorted. A name that is not UTF-8 is given with replacements.
     fn list(&self, dir: &Path) -> io::Result<Vec<(String, NameKind)>>;

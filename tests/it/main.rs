@@ -1,1 +1,4 @@
-fn main(){}
+//! The behaviors a user could notice, one file each.
+
+mod env;
+mod env_simulated;

@@ -1,0 +1,611 @@
+//! Every setting of the engine: its default, its bounds, and how settings must fit together.
+//!
+//! One table drives setting by name, checking and the host's own documentation. Nothing here
+//! reads a file or the environment; a host that wants that walks [`Config::SETTINGS`].
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Limits, Redaction};
+use crate::error::{Error, Result};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What is true of an entry when its store call returns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// It is synced: it survives a power failure.
+    #[default]
+    Synced,
+    /// The system has it: it survives the end of the process, and is synced at the latest
+    /// [`Config::max_lag_ms`] later.
+    Written,
+    /// It waits in memory: it is lost when the process ends before it is written.
+    Queued,
+}
+
+/// How a new segment is made ready before it takes records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Prepare {
+    /// Zeros are written and synced, so that a later sync has no metadata to write.
+    #[default]
+    Zero,
+    /// Space is only reserved, which is quicker to prepare and slower to sync.
+    Allocate,
+}
+
+/// What opening does about damage in the middle of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recovery {
+    /// Keeps what can be read and reports what cannot.
+    #[default]
+    Salvage,
+    /// Refuses to open.
+    Strict,
+}
+
+/// Where the index lives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IndexKind {
+    /// On disk; can be rebuilt from the log at any time.
+    #[default]
+    Sled,
+    /// In memory; rebuilt from the log at each open.
+    Memory,
+}
+
+/// Who does the work that no call waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Background {
+    /// Threads of the engine's own.
+    #[default]
+    Threads,
+    /// The host, by calling `Engine::step`.
+    Manual,
+}
+
+/// How a store is opened. The defaults suit a small device; see [`Config::SETTINGS`].
+///
+/// # Example
+///
+/// ```
+/// let mut config = deadletter::Config::new("/var/lib/orders");
+/// config.set("segment_bytes", "4 MiB")?;
+/// config.check()?;
+/// # Ok::<(), deadletter::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// Where entries go that the log cannot take. Default: `fallback` in the data directory; a
+    /// folder on another disk also helps when the first is full.
+    pub fallback_dir: Option<PathBuf>,
+    /// What a store call waits for. Default [`Durability::Synced`].
+    pub durability: Durability,
+    /// The size of a segment. Default 16 MiB, from 64 KiB to 1 GiB. Smaller segments give space
+    /// back sooner; a record takes at most half of one.
+    pub segment_bytes: u64,
+    /// How a segment is made ready. Default [`Prepare::Zero`].
+    pub prepare: Prepare,
+    /// What opening does about damage. Default [`Recovery::Salvage`].
+    pub recovery: Recovery,
+    /// How long opening waits for another process to let go. Default 0, at most an hour.
+    pub lock_wait_ms: u64,
+    /// A written record is synced at the latest after this. Default 1000, from 1 to 60,000. It
+    /// bounds what a power failure takes from [`Durability::Written`].
+    pub max_lag_ms: u64,
+    /// How long a store call waits for a disk that does not answer. Default 30,000, from 100 to
+    /// 3,600,000.
+    pub stall_deadline_ms: u64,
+    /// How long a query waits for the index to load. Default 30,000, at most an hour; 0 does not
+    /// wait.
+    pub index_wait_ms: u64,
+    /// The memory for the index's cache. Default 16 MiB, from 1 MiB to 4 GiB.
+    pub index_cache_bytes: u64,
+    /// Where the index lives. Default [`IndexKind::Sled`].
+    pub index: IndexKind,
+    /// Who does the work that no call waits for. Default [`Background::Threads`].
+    pub background: Background,
+    /// Whether closed segments are read through a memory map. Default false.
+    pub mmap: bool,
+    /// How large the fields of an entry may be.
+    pub limits: Limits,
+    /// What is taken out of an entry before it is stored. Default nothing.
+    pub redaction: Redaction,
+    /// The cap of attempts of an entry that has none of its own. Default 2, from 1 to 10; the
+    /// setting is called `max_replay_attempts`.
+    pub max_retries: u32,
+    /// The most bytes that wait in memory under [`Durability::Queued`]. Default 4 MiB, from
+    /// 64 KiB to 64 MiB.
+    pub queue_bytes_max: u64,
+}
+
+/// One row of the table of settings.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Setting {
+    /// The name by which it is set.
+    pub name: &'static str,
+    /// The default, in a form that [`Config::set`] takes.
+    pub default: &'static str,
+    /// What is accepted.
+    pub bounds: &'static str,
+    /// What moves when it is changed, in one sentence.
+    pub help: &'static str,
+    write: fn(&mut Config, &str) -> Option<()>,
+    read: fn(&Config) -> String,
+}
+
+/// A row for a number, a size or a word: the field takes what the reader makes of the text.
+macro_rules! setting {
+    (
+        $name:literal, $default:literal, $bounds:literal, $help:literal,
+        $reader:expr, $($field:ident).+
+    ) => {
+        Setting {
+            name: $name,
+            default: $default,
+            bounds: $bounds,
+            help: $help,
+            write: |config, text| {
+                config.$($field).+ = ($reader)(text)?;
+                Some(())
+            },
+            read: |config| config.$($field).+.to_string(),
+        }
+    };
+}
+
+impl Config {
+    /// Every setting that has a name, in the order of their use. The directory and the redaction
+    /// hook have none, nor has [`Config::background`]: the host's code decides on them.
+    pub const SETTINGS: &'static [Setting] = &[
+        Setting {
+            name: "fallback_dir",
+            default: "",
+            bounds: "a path, or empty for the folder fallback in the data directory",
+            help: "Where entries go that the log cannot take; best on another disk.",
+            write: |config, text| {
+                config.fallback_dir = (!text.is_empty()).then(|| PathBuf::from(text));
+                Some(())
+            },
+            read: |config| {
+                config
+                    .fallback_dir
+                    .as_ref()
+                    .map(|dir| dir.display().to_string())
+                    .unwrap_or_default()
+            },
+        },
+        setting!(
+            "durability",
+            "synced",
+            "synced, written or queued",
+            "What a store call waits for: the disk, the system, or nothing.",
+            word,
+            durability
+        ),
+        setting!(
+            "segment_bytes",
+            "16 MiB",
+            "64 KiB to 1 GiB",
+            "The size of a segment; smaller ones give space back sooner.",
+            |text| size(text, 64 * KIB, GIB),
+            segment_bytes
+        ),
+        setting!(
+            "prepare",
+            "zero",
+            "zero or allocate",
+            "Whether a new segment is filled with zeros, for faster syncs, or only reserved.",
+            word,
+            prepare
+        ),
+        setting!(
+            "recovery",
+            "salvage",
+            "salvage or strict",
+            "Whether damage in the log is reported at opening or refused.",
+            word,
+            recovery
+        ),
+        setting!(
+            "lock_wait_ms",
+            "0",
+            "0 to 3600000",
+            "How long opening waits for another process to let go of the store.",
+            |text| number(text, 0, 3_600_000),
+            lock_wait_ms
+        ),
+        setting!(
+            "max_lag_ms",
+            "1000",
+            "1 to 60000",
+            "A written record is synced at the latest after this.",
+            |text| number(text, 1, 60_000),
+            max_lag_ms
+        ),
+        setting!(
+            "stall_deadline_ms",
+            "30000",
+            "100 to 3600000",
+            "How long a store call waits for a disk that does not answer.",
+            |text| number(text, 100, 3_600_000),
+            stall_deadline_ms
+        ),
+        setting!(
+            "index_wait_ms",
+            "30000",
+            "0 to 3600000",
+            "How long a query waits for the index to load.",
+            |text| number(text, 0, 3_600_000),
+            index_wait_ms
+        ),
+        setting!(
+            "index_cache_bytes",
+            "16 MiB",
+            "1 MiB to 4 GiB",
+            "The memory for the cache of the index.",
+            |text| size(text, MIB, 4 * GIB),
+            index_cache_bytes
+        ),
+        setting!(
+            "index",
+            "sled",
+            "sled or memory",
+            "Whether the index is kept on disk or rebuilt in memory at each open.",
+            word,
+            index
+        ),
+        setting!(
+            "mmap",
+            "false",
+            "true or false",
+            "Whether closed segments are read through a memory map.",
+            |text: &str| text.parse().ok(),
+            mmap
+        ),
+        setting!(
+            "request_data_max_bytes",
+            "1 MiB",
+            "256 to 4 MiB",
+            "A larger request is replaced by a marker and cannot be replayed.",
+            |text| size(text, 256, 4 * MIB),
+            limits.request_data_max_bytes
+        ),
+        setting!(
+            "field_max_bytes",
+            "1 MiB",
+            "256 to 4 MiB",
+            "A larger snapshot, response or metadata is replaced by a marker.",
+            |text| size(text, 256, 4 * MIB),
+            limits.field_max_bytes
+        ),
+        Setting {
+            name: "deny_keys",
+            default: "",
+            bounds: "keys between commas",
+            help: "Keys whose values are taken out of the JSON fields before they are stored.",
+            write: |config, text| {
+                let keys = text.split(',').map(str::trim).filter(|key| !key.is_empty());
+                config.redaction.deny_keys = keys.map(str::to_owned).collect();
+                Some(())
+            },
+            read: |config| config.redaction.deny_keys.join(","),
+        },
+        setting!(
+            "max_replay_attempts",
+            "2",
+            "1 to 10",
+            "After so many failed attempts an entry waits for a person.",
+            |text| number(text, 1, 10).and_then(|attempts| u32::try_from(attempts).ok()),
+            max_retries
+        ),
+        setting!(
+            "queue_bytes_max",
+            "4 MiB",
+            "64 KiB to 64 MiB",
+            "The most bytes that wait in memory under queued durability.",
+            |text| size(text, 64 * KIB, 64 * MIB),
+            queue_bytes_max
+        ),
+    ];
+
+    /// The defaults for a store in this directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            fallback_dir: None,
+            durability: Durability::default(),
+            segment_bytes: 16 * MIB,
+            prepare: Prepare::default(),
+            recovery: Recovery::default(),
+            lock_wait_ms: 0,
+            max_lag_ms: 1000,
+            stall_deadline_ms: 30_000,
+            index_wait_ms: 30_000,
+            index_cache_bytes: 16 * MIB,
+            index: IndexKind::default(),
+            background: Background::default(),
+            mmap: false,
+            limits: Limits::default(),
+            redaction: Redaction::default(),
+            max_retries: 2,
+            queue_bytes_max: 4 * MIB,
+        }
+    }
+
+    /// Sets one setting by its name. Sizes may end in `KiB`, `MiB` or `GiB`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when there is no such setting or the value is out of its bounds; the
+    /// configuration is then unchanged.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let setting = Self::setting(name)?;
+        (setting.write)(self, value).ok_or_else(|| Error::invalid(name, value, setting.bounds))
+    }
+
+    /// The value of one setting, in a form that [`Config::set`] takes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when there is no such setting.
+    pub fn value(&self, name: &str) -> Result<String> {
+        Ok((Self::setting(name)?.read)(self))
+    }
+
+    /// Where entries go that the log cannot take.
+    pub fn fallback_dir(&self) -> PathBuf {
+        self.fallback_dir.clone().unwrap_or_else(|| self.dir.join("fallback"))
+    }
+
+    /// Checks every field against its bounds, and the fields against each other. Opening a store
+    /// does it, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] naming the setting, or both settings where two do not fit together.
+    pub fn check(&self) -> Result<()> {
+        if self.dir.as_os_str().is_empty() {
+            return Err(Error::invalid("dir", "empty", "the path of the data directory"));
+        }
+        let mut copy = self.clone();
+        for setting in Self::SETTINGS {
+            copy.set(setting.name, &(setting.read)(self))?;
+        }
+        if self.fallback_dir() == self.dir {
+            let bound = "another folder than the data directory (dir)";
+            return Err(Error::invalid("fallback_dir", self.dir.display(), bound));
+        }
+        let record_bytes_max = self.segment_bytes / 2;
+        for (name, bytes) in [
+            ("request_data_max_bytes", self.limits.request_data_max_bytes),
+            ("field_max_bytes", self.limits.field_max_bytes),
+        ] {
+            if bytes > record_bytes_max {
+                let bound = format!("at most half of segment_bytes, which is {record_bytes_max}");
+                return Err(Error::invalid(name, bytes, bound));
+            }
+        }
+        Ok(())
+    }
+
+    fn setting(name: &str) -> Result<&'static Setting> {
+        Self::SETTINGS.iter().find(|setting| setting.name == name).ok_or_else(|| {
+            let names: Vec<_> = Self::SETTINGS.iter().map(|setting| setting.name).collect();
+            Error::invalid(name, "not a setting", format!("one of {}", names.join(", ")))
+        })
+    }
+}
+
+/// Gives a set of words its text, both ways.
+macro_rules! words {
+    ($type:ident, $what:literal, $bound:literal, $($variant:ident = $word:literal),+) => {
+        impl $type {
+            /// The word that stands for it in text.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(Error::invalid($what, text, $bound)),
+                }
+            }
+        }
+    };
+}
+
+words!(
+    Durability,
+    "durability",
+    "synced, written or queued",
+    Synced = "synced",
+    Written = "written",
+    Queued = "queued"
+);
+words!(Prepare, "prepare", "zero or allocate", Zero = "zero", Allocate = "allocate");
+words!(Recovery, "recovery", "salvage or strict", Salvage = "salvage", Strict = "strict");
+words!(IndexKind, "index", "sled or memory", Sled = "sled", Memory = "memory");
+words!(Background, "background", "threads or manual", Threads = "threads", Manual = "manual");
+
+fn word<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+/// A decimal number within its bounds.
+fn number(text: &str, min: u64, max: u64) -> Option<u64> {
+    // The standard library would let a plus sign pass.
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| digits)?;
+    (min..=max).contains(&number).then_some(number)
+}
+
+/// A number of bytes within its bounds, perhaps in a larger unit.
+fn size(text: &str, min: u64, max: u64) -> Option<u64> {
+    let units = [("KiB", KIB), ("MiB", MIB), ("GiB", GIB)];
+    let split = |(unit, bytes)| text.strip_suffix(unit).map(|digits: &str| (digits.trim(), bytes));
+    let (digits, unit) = units.into_iter().find_map(split).unwrap_or((text, 1));
+    let bytes = number(digits, 0, u64::MAX)?.checked_mul(unit)?;
+    (min..=max).contains(&bytes).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Values that a setting takes, and values that it refuses.
+    const CASES: &[(&str, &[&str], &[&str])] = &[
+        ("fallback_dir", &["", "/b", "c d"], &[]),
+        ("durability", &["synced", "written", "queued"], &["", "Synced", "none"]),
+        ("segment_bytes", &["65536", "1073741824"], &["65535", "1073741825", "0", "-1"]),
+        ("prepare", &["zero", "allocate"], &["", "none"]),
+        ("recovery", &["salvage", "strict"], &["", "none"]),
+        ("lock_wait_ms", &["0", "3600000"], &["3600001", "-1", "+1", "", "1s"]),
+        ("max_lag_ms", &["1", "60000"], &["0", "60001"]),
+        ("stall_deadline_ms", &["100", "3600000"], &["0", "99", "3600001"]),
+        ("index_wait_ms", &["0", "3600000"], &["3600001"]),
+        ("index_cache_bytes", &["1048576", "4294967296"], &["1048575", "4294967297"]),
+        ("index", &["sled", "memory"], &["", "disk"]),
+        ("mmap", &["true", "false"], &["", "yes", "1"]),
+        ("request_data_max_bytes", &["256", "4194304"], &["255", "4194305"]),
+        ("field_max_bytes", &["256", "4194304"], &["255", "4194305"]),
+        ("deny_keys", &["", "a", "a,b c"], &[]),
+        ("max_replay_attempts", &["1", "10"], &["0", "11", "4294967297"]),
+        ("queue_bytes_max", &["65536", "67108864"], &["65535", "67108865"]),
+    ];
+
+    #[test]
+    fn every_setting_has_its_bounds() {
+        let named: Vec<_> = CASES.iter().map(|(name, ..)| *name).collect();
+        let settings: Vec<_> = Config::SETTINGS.iter().map(|setting| setting.name).collect();
+        assert_eq!(named, settings);
+        for (name, taken, refused) in CASES {
+            let mut config = Config::new("/a");
+            for value in *taken {
+                config.set(name, value).unwrap();
+                assert_eq!(config.value(name).unwrap(), *value);
+            }
+            let before = format!("{config:?}");
+            for text in *refused {
+                let error = config.set(name, text).unwrap_err();
+                let Error::Invalid { what, value, bound } = &error else { panic!("{error}") };
+                assert_eq!((what.as_str(), value.as_str()), (*name, *text));
+                assert_eq!(bound, Config::setting(name).unwrap().bounds);
+            }
+            assert_eq!(format!("{config:?}"), before);
+        }
+    }
+
+    #[test]
+    fn the_table_states_the_defaults() {
+        let wanted = format!("{:?}", Config::new("/a"));
+        let mut config = Config::new("/a");
+        for setting in Config::SETTINGS {
+            config.set(setting.name, setting.default).unwrap();
+            assert_eq!(format!("{config:?}"), wanted, "{}", setting.name);
+            assert!(!setting.help.is_empty() && !setting.bounds.is_empty());
+        }
+        config.check().unwrap();
+        assert_eq!(config.fallback_dir(), PathBuf::from("/a/fallback"));
+    }
+
+    #[test]
+    fn an_unknown_setting_is_named() {
+        let message = Config::new("/a").set("segment_byte", "1").unwrap_err().to_string();
+        assert!(message.starts_with("segment_byte is not a setting"), "{message}");
+        assert!(message.contains("segment_bytes"), "{message}");
+        assert!(Config::new("/a").value("dir").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, wanted) in [
+            ("1", Some(1)),
+            ("1KiB", Some(1024)),
+            ("3 MiB", Some(3 << 20)),
+            ("1 GiB", Some(1 << 30)),
+            ("1 KB", None),
+            ("KiB", None),
+            ("1.5 MiB", None),
+            ("99999999999999999 GiB", None),
+        ] {
+            assert_eq!(size(text, 0, u64::MAX), wanted, "{text}");
+        }
+    }
+
+    fn check_refused(change: impl FnOnce(&mut Config), wanted: &[&str]) {
+        let mut config = Config::new("/a");
+        change(&mut config);
+        let message = config.check().unwrap_err().to_string();
+        for name in wanted {
+            assert!(message.contains(name), "{message}");
+        }
+    }
+
+    #[test]
+    fn fields_must_fit_together() {
+        let both = ["request_data_max_bytes", "segment_bytes"];
+        check_refused(|config| config.segment_bytes = 2 * MIB - 1, &both);
+        check_refused(
+            |config| {
+                config.segment_bytes = 64 * KIB;
+                config.limits.request_data_max_bytes = 32 * KIB;
+            },
+            &["field_max_bytes", "segment_bytes"],
+        );
+        check_refused(|config| config.fallback_dir = Some("/a".into()), &["fallback_dir", "dir"]);
+        check_refused(|config| config.dir = PathBuf::new(), &["dir"]);
+        check_refused(|config| config.stall_deadline_ms = 0, &["stall_deadline_ms", "100"]);
+        check_refused(|config| config.max_retries = 11, &["max_replay_attempts", "10"]);
+        let mut config = Config::new("/a");
+        config.segment_bytes = 2 * MIB;
+        config.check().unwrap();
+    }
+
+    #[test]
+    fn words_are_lower_case_everywhere() {
+        for durability in [Durability::Synced, Durability::Written, Durability::Queued] {
+            let text = durability.to_string();
+            assert_eq!(text.parse::<Durability>().unwrap(), durability);
+            assert_eq!(serde_json::to_string(&durability).unwrap(), format!("\"{text}\""));
+        }
+        assert_eq!("manual".parse::<Background>().unwrap(), Background::Manual);
+        assert!("Manual".parse::<Background>().is_err());
+    }
+
+    #[test]
+    fn debug_hides_the_hook() {
+        let mut config = Config::new("/a");
+        config.redaction.hook = Some(Arc::new(|failure| failure.error_message.clear()));
+        assert!(format!("{config:?}").contains("hook: true"));
+    }
+}

@@ -1,0 +1,139 @@
+//! What changes about an entry: its state taken out, put back and grown; what a filter matches.
+
+use std::fmt;
+
+use super::{ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Entry, FailedOperation, Filter, State};
+use super::{Status, Timestamp};
+
+impl State {
+    /// The state of a new entry: pending since this time, due at once, never expiring.
+    pub fn new(at: Timestamp, max_retries: u32) -> Self {
+        Self {
+            status: Status::Pending,
+            retry_count: 0,
+            max_retries,
+            last_retry_at: None,
+            resolved_at: None,
+            resolved_by_id: None,
+            resolution_type: String::new(),
+            resolution_note: String::new(),
+            recommended_action: String::new(),
+            updated_at: at,
+            expires_at: None,
+            not_before: None,
+            archived_at: None,
+            lease: None,
+            attempts: Vec::new(),
+            attempts_older: 0,
+            audit: Vec::new(),
+            audit_older: 0,
+        }
+    }
+
+    /// Adds the newest attempt; of more than [`ATTEMPTS_KEPT`] the oldest are only counted.
+    pub fn push_attempt(&mut self, attempt: Attempt) {
+        self.attempts.push(attempt);
+        self.attempts_older = forget(&mut self.attempts, ATTEMPTS_KEPT, self.attempts_older);
+    }
+
+    /// Adds the newest operator action; of more than [`ACTIONS_KEPT`] the oldest are only
+    /// counted.
+    pub fn push_action(&mut self, action: Action) {
+        self.audit.push(action);
+        self.audit_older = forget(&mut self.audit, ACTIONS_KEPT, self.audit_older);
+    }
+}
+
+/// Drops the oldest items over the bound; returns how many were ever dropped.
+pub(super) fn forget<T>(items: &mut Vec<T>, kept_max: usize, older: u32) -> u32 {
+    let over = items.len().saturating_sub(kept_max);
+    items.drain(..over);
+    older.saturating_add(u32::try_from(over).unwrap_or(u32::MAX))
+}
+
+impl Entry {
+    /// Everything about the entry that can change, as one value.
+    pub fn state(&self) -> State {
+        let operation = &self.operation;
+        State {
+            status: operation.status,
+            retry_count: operation.retry_count,
+            max_retries: operation.max_retries,
+            last_retry_at: operation.last_retry_at,
+            resolved_at: operation.resolved_at,
+            resolved_by_id: operation.resolved_by_id,
+            resolution_type: operation.resolution_type.clone(),
+            resolution_note: operation.resolution_note.clone(),
+            recommended_action: operation.recommended_action.clone(),
+            updated_at: operation.updated_at,
+            expires_at: operation.expires_at,
+            not_before: self.not_before,
+            archived_at: self.archived_at,
+            lease: self.lease.clone(),
+            attempts: self.attempts.clone(),
+            attempts_older: self.attempts_older,
+            audit: self.audit.clone(),
+            audit_older: self.audit_older,
+        }
+    }
+
+    /// Puts this state in place of the entry's own.
+    pub fn set_state(&mut self, state: State) {
+        let operation = &mut self.operation;
+        operation.status = state.status;
+        operation.retry_count = state.retry_count;
+        operation.max_retries = state.max_retries;
+        operation.last_retry_at = state.last_retry_at;
+        operation.resolved_at = state.resolved_at;
+        operation.resolved_by_id = state.resolved_by_id;
+        operation.resolution_type = state.resolution_type;
+        operation.resolution_note = state.resolution_note;
+        operation.recommended_action = state.recommended_action;
+        operation.updated_at = state.updated_at;
+        operation.expires_at = state.expires_at;
+        self.not_before = state.not_before;
+        self.archived_at = state.archived_at;
+        self.lease = state.lease;
+        self.attempts = state.attempts;
+        self.attempts_older = state.attempts_older;
+        self.audit = state.audit;
+        self.audit_older = state.audit_older;
+    }
+
+    /// Whether the filter means this entry. Both ends of its time range are inside.
+    pub fn matches(&self, filter: &Filter) -> bool {
+        let operation = &self.operation;
+        filter.status.is_none_or(|status| operation.status == status)
+            && filter.domain.as_ref().is_none_or(|domain| operation.domain == *domain)
+            && filter.failure_type.as_ref().is_none_or(|kind| operation.failure_type == *kind)
+            && filter.created_from.is_none_or(|from| operation.created_at >= from)
+            && filter.created_to.is_none_or(|to| operation.created_at <= to)
+    }
+}
+
+impl fmt::Debug for FailedOperation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailedOperation")
+            .field("id", &self.id.0)
+            .field("domain", &self.domain)
+            .field("failure_type", &self.failure_type)
+            .field("status", &self.status)
+            .field("entity_refs", &self.entity_refs)
+            .field("snapshot_data", &self.snapshot_data)
+            .field("request_data", &self.request_data)
+            .field("response_data", &self.response_data)
+            .field("metadata", &self.metadata)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("operation", &self.operation)
+            .field("key_bytes", &self.key.len())
+            .field("attempts", &self.attempts.len())
+            .field("audit", &self.audit.len())
+            .finish_non_exhaustive()
+    }
+}
