@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use deadletter::{Durability, EntryId, Filter, Status, Timestamp};
+use deadletter::{Durability, EntryId, Filter, Status, Timestamp, normalize_domain};
 use jiff::tz::TimeZone;
 
 use crate::failure::Refusal;
@@ -29,11 +29,11 @@ captured, 70 a bug, 74 I/O error, 75 stopped early by throttling. `run` exits wi
 its command.
 
 Every setting is also DEADLETTER_<NAME> in the environment and a key of the file that --config
-names, such as DEADLETTER_MAX_BYTES=67108864.";
+names, such as DEADLETTER_SEGMENT_BYTES=4194304.";
 
 /// Keep what failed, find it, replay it
 #[derive(Debug, Parser)]
-#[command(name = "deadletter", version, about, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "deadletter", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(run::RunArgs),
-    Put(put::PutArgs),
+    Put(Box<put::PutArgs>),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     List(list::ListArgs),
@@ -114,7 +114,7 @@ impl FilterArgs {
     pub fn filter(&self) -> Filter {
         Filter {
             status: self.status,
-            domain: self.domain.clone(),
+            domain: self.domain.as_deref().map(stored_domain),
             failure_type: self.failure_type.clone(),
             ..Filter::default()
         }
@@ -134,9 +134,15 @@ impl FromStr for EntryName {
     }
 }
 
+/// A domain as entries have it, so that a filter finds what was stored under the same words.
+pub fn stored_domain(domain: &str) -> String {
+    normalize_domain(domain).unwrap_or_else(|| domain.to_owned())
+}
+
 /// Parses a status and offers all of them to completions.
 pub fn status_parser() -> impl TypedValueParser<Value = Status> {
-    PossibleValuesParser::new(Status::ALL.map(Status::as_str)).try_map(|text| text.parse::<Status>())
+    PossibleValuesParser::new(Status::ALL.map(Status::as_str))
+        .try_map(|text| text.parse::<Status>())
 }
 
 /// Parses how durable an entry must be before we say so.
@@ -153,8 +159,9 @@ pub fn parse_time(text: &str) -> Result<Timestamp> {
         let now = jiff::Timestamp::now().in_tz("UTC")?;
         now.checked_sub(span).context("the time is too far away")?.timestamp()
     } else {
-        let date: jiff::civil::DateTime =
-            text.parse().context("a time is how long ago, such as 2h or 3d, a date, or RFC 3339")?;
+        let date: jiff::civil::DateTime = text
+            .parse()
+            .context("a time is how long ago, such as 2h or 3d, a date, or RFC 3339")?;
         date.to_zoned_datetime(TimeZone::system())?.timestamp()
     };
     milliseconds(zoned)

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use deadletter::Status;
 
-use crate::args::status_parser;
+use crate::args::{status_parser, stored_domain};
 use crate::failure::Exit;
 use crate::settings::Context;
 
@@ -22,7 +22,8 @@ pub struct FacetsArgs {
 
 pub fn facets(context: &Context, args: &FacetsArgs) -> Result<Exit> {
     let engine = context.open_reader()?;
-    let facets = engine.facets(args.status, args.domain.as_deref())?;
+    let domain = args.domain.as_deref().map(stored_domain);
+    let facets = engine.facets(args.status, domain.as_deref())?;
     context.warn_of_damage(&engine);
     if context.output.json {
         context.output.json(&facets)?;
@@ -34,7 +35,8 @@ pub fn facets(context: &Context, args: &FacetsArgs) -> Result<Exit> {
         statuses.map(|(name, count)| vec![name, count.to_string()]),
     )?;
     context.output.line("")?;
-    let domains = facets.by_domain.iter().map(|(name, count)| vec![name.clone(), count.to_string()]);
+    let domains =
+        facets.by_domain.iter().map(|(name, count)| vec![name.clone(), count.to_string()]);
     context.output.table(&["DOMAIN", "ENTRIES"], domains)?;
     Ok(Exit::Done)
 }

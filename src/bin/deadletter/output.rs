@@ -49,7 +49,11 @@ impl Output {
     }
 
     /// Writes a table; cells are escaped here.
-    pub fn table(&self, header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Result<()> {
+    pub fn table(
+        &self,
+        header: &[&str],
+        rows: impl IntoIterator<Item = Vec<String>>,
+    ) -> Result<()> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
@@ -60,7 +64,8 @@ impl Output {
             table.add_row(row.iter().map(|cell| escape(cell)));
         }
         for line in table.to_string().lines() {
-            self.line(line.trim_end())?;
+            // The style pads every cell on both sides.
+            self.line(line.strip_prefix(' ').unwrap_or(line).trim_end())?;
         }
         Ok(())
     }
@@ -218,8 +223,7 @@ pub fn flatten(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
     let text = match value {
         Value::Object(fields) => {
             for (key, value) in fields {
-                let dotted =
-                    if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                let dotted = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
                 flatten(&dotted, value, rows);
             }
             return;
@@ -233,7 +237,8 @@ pub fn flatten(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
 
 /// Quotes a word for a POSIX shell when it needs it.
 pub fn shell_quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "._-/=:,+@%".contains(character);
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "._-/=:,+@%".contains(character);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }

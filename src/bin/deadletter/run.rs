@@ -15,7 +15,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use deadletter::{Json, NewFailure};
+use deadletter::{Json, NewFailure, OTHER_DOMAIN, normalize_domain};
 use serde_json::{Map, Value, json};
 
 use crate::bytes;
@@ -85,7 +85,8 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<u8> {
 
 /// Stores the failure and says where it is. Whatever happens, the command's code stays ours.
 fn report(context: &Context, failure: NewFailure) {
-    let domain = failure.domain.clone();
+    let stored = normalize_domain(&failure.domain);
+    let domain = stored.unwrap_or_else(|| OTHER_DOMAIN.to_owned());
     let failure_type = failure.failure_type.clone();
     match capture::capture(context, failure, None) {
         Capture::Stored(stored) => {
@@ -109,7 +110,8 @@ fn report(context: &Context, failure: NewFailure) {
             );
             context.output.note(&escape(&line));
             let key = output::shell_quoted(&spilled.key);
-            let hint = format!("hint: once the store has it: {} show --key {key}", context.command());
+            let hint =
+                format!("hint: once the store has it: {} show --key {key}", context.command());
             context.output.note(&escape(&hint));
         }
         Capture::Lost(error) => {
@@ -132,11 +134,10 @@ fn describe(args: &RunArgs, program: &OsStr, ended: &Ended, limit: usize) -> Res
         fields.insert("stderr".into(), bytes::encode(&ended.stderr));
         fields.insert("duration_ms".into(), ended.duration_ms.into());
     }
-    let base_name = || {
-        let name = Path::new(program).file_name().unwrap_or(program);
-        name.to_string_lossy().into_owned()
+    let (domain, original_domain) = match &args.domain {
+        Some(domain) => (domain.clone(), None),
+        None => default_domain(program),
     };
-    let domain = args.domain.clone().unwrap_or_else(base_name);
     let failure_type = args.failure_type.clone().unwrap_or(default_type);
     let mut failure = NewFailure::new(domain, failure_type);
     failure.request_data = Json::object(request(args, &ended.stdin, limit)?)?;
@@ -148,6 +149,7 @@ fn describe(args: &RunArgs, program: &OsStr, ended: &Ended, limit: usize) -> Res
         _ => last_line(&ended.stderr),
     };
     failure.key = args.key.clone();
+    failure.original_domain = original_domain;
     failure.runnable = true;
     Ok(failure)
 }
@@ -181,6 +183,18 @@ fn request(args: &RunArgs, stdin: &Kept, limit: usize) -> Result<String> {
         }
         _ => Ok(text),
     }
+}
+
+/// The command's base name. Where it is no domain, as in `apt-get`, the odd characters give way, so
+/// that different commands do not all end up in one domain; the name as it was is kept beside.
+fn default_domain(program: &OsStr) -> (String, Option<String>) {
+    let name = Path::new(program).file_name().unwrap_or(program);
+    let name = name.to_string_lossy().into_owned();
+    if normalize_domain(&name).is_some() {
+        return (name, None);
+    }
+    let odd = |character: char| !character.is_ascii_alphanumeric() && character != '.';
+    (name.replace(odd, "_"), Some(name))
 }
 
 fn metadata(args: &RunArgs, stdin: &Kept) -> Value {

@@ -27,6 +27,7 @@ pub struct Context {
     /// Whether the directory was named on the command line, so that hints must repeat it.
     pub dir_given: bool,
     /// Who acts, for the audit.
+    #[expect(dead_code, reason = "the verbs that change entries come next and take it")]
     pub actor: String,
     /// The settings that the user chose, by name; what a verb prefers gives way to them.
     given: BTreeSet<String>,
@@ -45,8 +46,7 @@ pub enum Work {
 impl Context {
     /// Reads flags, environment and file.
     pub fn new(global: &GlobalArgs) -> Result<Self> {
-        let output =
-            Output { json: global.json, quiet: global.quiet, verbose: global.verbose > 0 };
+        let output = Output { json: global.json, quiet: global.quiet, verbose: global.verbose > 0 };
         let file = global.config.clone().or_else(|| env_path("DEADLETTER_CONFIG"));
         let mut from_file = match &file {
             Some(path) => read_file(path)?,
@@ -179,9 +179,10 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Refusal::usage(error.to_string()))
         .with_context(act)?;
-    let table: toml::Table =
-        text.parse().map_err(|error: toml::de::Error| Refusal::usage(error.to_string().trim_end()))
-            .with_context(act)?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| Refusal::usage(error.to_string().trim_end()))
+        .with_context(act)?;
     let mut values = BTreeMap::new();
     for (name, value) in table {
         if name != "dir" && !Config::SETTINGS.iter().any(|setting| setting.name == name) {

@@ -11,6 +11,9 @@ use crate::failure::Exit;
 use crate::output::{self, escape};
 use crate::settings::Context;
 
+/// How deep payloads are indented; what nests deeper stays at this level.
+const INDENT_LEVELS_MAX: usize = 16;
+
 /// Show one entry with its attempts and audit
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -137,7 +140,8 @@ fn print_run(
     request: Option<&Value>,
     response: &Value,
 ) -> Result<()> {
-    let field = |value: Option<&Value>, name: &str| value.and_then(|value| value.get(name)).cloned();
+    let field =
+        |value: Option<&Value>, name: &str| value.and_then(|value| value.get(name)).cloned();
     let mut rows = vec![vec!["command".to_owned(), argv.join(" ")]];
     let mut add = |name: &str, value: Option<String>| {
         rows.extend(value.map(|value| vec![name.to_owned(), value]));
@@ -170,9 +174,7 @@ fn print_payload(
     if value.and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
         return Ok(());
     }
-    // What nests too deep for a tree is shown as it is.
-    let pretty = value.and_then(|value| serde_json::to_string_pretty(value).ok());
-    print_block(context, name, Some(pretty.unwrap_or_else(|| payload.as_str().to_owned())))
+    print_block(context, name, Some(indented(payload.as_str())))
 }
 
 fn print_block(context: &Context, name: &str, text: Option<String>) -> Result<()> {
@@ -183,6 +185,49 @@ fn print_block(context: &Context, name: &str, text: Option<String>) -> Result<()
         context.output.line(&format!("  {}", escape(line)))?;
     }
     Ok(())
+}
+
+/// Breaks a valid JSON text into lines. Every token stays as it was captured: through a tree,
+/// 1.50 would become 1.5 and a large number another one.
+fn indented(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut escaped = false;
+    let mut opened = false;
+    let break_line = |text: &mut String, depth: usize| {
+        text.push('\n');
+        // Hostile nesting must not make a small payload a huge text.
+        text.extend(std::iter::repeat_n("  ", depth.min(INDENT_LEVELS_MAX)));
+    };
+    for character in json.chars() {
+        if in_string {
+            text.push(character);
+            in_string = escaped || character != '"';
+            escaped = !escaped && character == '\\';
+            continue;
+        }
+        if character.is_ascii_whitespace() {
+            continue;
+        }
+        let closes = matches!(character, '}' | ']');
+        if closes {
+            depth = depth.saturating_sub(1);
+        }
+        if opened != closes {
+            break_line(&mut text, depth);
+        }
+        opened = matches!(character, '{' | '[');
+        in_string = character == '"';
+        text.push(character);
+        match character {
+            '{' | '[' => depth += 1,
+            ':' => text.push(' '),
+            ',' => break_line(&mut text, depth),
+            _ => {}
+        }
+    }
+    text
 }
 
 fn parse(json: &Json) -> Option<Value> {

@@ -133,8 +133,7 @@ impl<'a> Flights<'a> {
     /// Prints the counts.
     pub fn print_summary(&mut self) -> Result<()> {
         let summary = &mut self.summary;
-        summary.offered =
-            summary.stored + summary.duplicates + summary.refused + summary.spilled;
+        summary.offered = summary.stored + summary.duplicates + summary.refused + summary.spilled;
         if self.output.json || self.options.ack {
             return self.output.json(&self.summary);
         }

@@ -128,8 +128,8 @@ fn state_of(line: &Line, status: Status, form: &Form) -> State {
 fn reason_of(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
-    match text.strip_suffix(&place) {
-        Some(reason) => format!("{reason} at column {}", error.column()),
-        None => text,
-    }
+    let reason = text.strip_suffix(&place).unwrap_or(&text);
+    // The list of all known keys is longer than a person reads.
+    let reason = reason.split_once(", expected one of").map_or(reason, |(reason, _)| reason);
+    format!("{reason} at column {}", error.column())
 }
