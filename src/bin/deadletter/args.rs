@@ -47,7 +47,7 @@ pub struct GlobalArgs {
     /// The data directory [default: $XDG_STATE_HOME/deadletter; or DEADLETTER_DIR]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub dir: Option<PathBuf>,
-    /// Settings as TOML; the environment and flags win over it
+    /// Settings as TOML; the environment and flags win over it [or DEADLETTER_CONFIG]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
     /// Print one JSON document

@@ -35,6 +35,8 @@ const MESSAGE_CHARS_MAX: usize = 1000;
   deadletter run -- rsync -a /data backup:/data
   deadletter run --domain upstream --env PATH -- curl -fsS https://example.org/hook -d @event.json
 
+A pipe on stdin is read ahead; in a loop that reads the same pipe, use --no-stdin.
+
 Exits with the code of the command, 128+n when signal n ended it, 127 when it was not found and
 126 when it could not be started.")]
 pub struct RunArgs {
