@@ -7,6 +7,7 @@ mod entry;
 mod env;
 mod error;
 pub mod format;
+mod log;
 
 pub use config::{Background, Config, Durability, IndexKind, Prepare, Recovery, Setting};
 pub use entry::{
@@ -19,3 +20,4 @@ pub use env::{
     Operation, OperationKind, Simulated, read_exact_at, write_all_at,
 };
 pub use error::{Damage, DamageKind, Error, Result};
+pub use log::OpenReport;

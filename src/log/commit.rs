@@ -1,0 +1,421 @@
+//! Group commit in the callers' threads: one leads, the others wait, one group is in flight.
+//!
+//! A caller puts its record into the group buffer and waits until the level it asked for is
+//! reached. If nobody leads, it takes the writer out of the shared state, writes and syncs all
+//! that has gathered, hands the writer back and wakes the rest. No lock is held meanwhile.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::config::{Config, Durability};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::format::{Flags, padded_len};
+
+use super::writer::{CommitError, Pending, Writer};
+use super::{Draft, Observer};
+
+/// A group that has reached this size takes no more records; a single larger one goes alone.
+const GROUP_BYTES_MAX: u64 = 1024 * 1024;
+/// A group has at most this many records, unless one batch has more.
+const GROUP_RECORDS_MAX: usize = 4096;
+/// Written bytes that no sync covers are at most this many; then a sync is forced.
+const UNSYNCED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Names a record on its way: the sequence numbers of a single record or a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub first_lsn: u64,
+    pub last_lsn: u64,
+}
+
+/// The commit path of one log.
+pub(crate) struct Commit {
+    env: Arc<dyn Env>,
+    observer: Arc<dyn Observer>,
+    queue_bytes_max: u64,
+    group_bytes_max: u64,
+    stall_deadline: Duration,
+    max_lag_ms: u64,
+    /// Guards the group buffer, the watermarks and the writer while nobody leads.
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+struct State {
+    pending: Vec<Pending>,
+    pending_bytes: u64,
+    next_lsn: u64,
+    /// `None` while somebody leads.
+    writer: Option<Box<Writer>>,
+    /// All records below are written.
+    written_to: u64,
+    /// All records below are synced.
+    synced_to: u64,
+    /// Somebody waits until all records below are synced.
+    sync_wanted: u64,
+    unsynced_bytes: u64,
+    unsynced_since_ms: Option<u64>,
+    /// Why nothing may be written any more.
+    failure: Option<String>,
+    /// Records that were refused before a byte was written, as ranges of numbers.
+    refused: Vec<(Ticket, String)>,
+    closed: bool,
+    wakers: Vec<Waker>,
+}
+
+impl std::fmt::Debug for Commit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Commit").finish_non_exhaustive()
+    }
+}
+
+impl Commit {
+    pub fn new(
+        writer: Box<Writer>,
+        next_lsn: u64,
+        config: &Config,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let state = State {
+            pending: Vec::new(),
+            pending_bytes: 0,
+            next_lsn,
+            written_to: next_lsn,
+            synced_to: next_lsn,
+            sync_wanted: 0,
+            unsynced_bytes: 0,
+            unsynced_since_ms: None,
+            failure: None,
+            refused: Vec::new(),
+            closed: false,
+            wakers: Vec::new(),
+            writer: None,
+        };
+        let env = Arc::clone(&writer.env);
+        Self {
+            env,
+            observer,
+            queue_bytes_max: config.queue_bytes_max,
+            group_bytes_max: GROUP_BYTES_MAX.min(config.segment_bytes / 4),
+            stall_deadline: Duration::from_millis(config.stall_deadline_ms),
+            max_lag_ms: config.max_lag_ms,
+            state: Mutex::new(State { writer: Some(writer), ..state }),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// Puts records into the group buffer as one atomic unit and gives them their numbers.
+    pub fn submit(&self, drafts: Vec<Draft>, durability: Durability) -> Result<Ticket> {
+        let bytes: u64 = drafts.iter().map(|draft| padded_len(draft.body.len())).sum();
+        let mut state = self.lock();
+        loop {
+            state.check()?;
+            let full = state.pending_bytes > 0
+                && (state.pending_bytes + bytes > self.group_bytes_max
+                    || state.pending.len() + drafts.len() > GROUP_RECORDS_MAX);
+            if durability == Durability::Queued {
+                if state.pending_bytes > 0 && state.pending_bytes + bytes > self.queue_bytes_max {
+                    let bytes = state.pending_bytes;
+                    return Err(Error::QueueFull { bytes, bytes_max: self.queue_bytes_max });
+                }
+                break;
+            }
+            if !full {
+                break;
+            }
+            state = self.lead_or_wait(state)?;
+        }
+        let count = drafts.len();
+        let first_lsn = state.next_lsn;
+        for (index, draft) in drafts.into_iter().enumerate() {
+            let flags = Flags {
+                more_of_batch: index + 1 < count,
+                continues_batch: index > 0,
+                drained: draft.drained,
+                last_of_group: false,
+            };
+            let lsn = state.next_lsn;
+            state.next_lsn += 1;
+            state.pending.push(Pending { lsn, draft, flags });
+        }
+        state.pending_bytes += bytes;
+        Ok(Ticket { first_lsn, last_lsn: state.next_lsn - 1 })
+    }
+
+    /// Waits until a ticket's records have reached a level; leads when nobody does.
+    pub fn wait(&self, ticket: Ticket, durability: Durability) -> Result<()> {
+        let mut state = self.lock();
+        if durability == Durability::Synced {
+            state.sync_wanted = state.sync_wanted.max(ticket.last_lsn + 1);
+        }
+        loop {
+            if let Some(outcome) = state.outcome(ticket, durability) {
+                return outcome;
+            }
+            state = self.lead_or_wait(state)?;
+        }
+    }
+
+    /// What became of a ticket, if it is known; else the waker is called when it may be.
+    pub fn poll(
+        &self,
+        ticket: Ticket,
+        durability: Durability,
+        waker: Option<&Waker>,
+    ) -> Option<Result<()>> {
+        let mut state = self.lock();
+        let outcome = state.outcome(ticket, durability);
+        if outcome.is_none() {
+            if durability == Durability::Synced {
+                state.sync_wanted = state.sync_wanted.max(ticket.last_lsn + 1);
+            }
+            if let Some(waker) = waker {
+                state.wakers.push(waker.clone());
+            }
+        }
+        outcome
+    }
+
+    /// Writes what is queued, and syncs what somebody waits for or what lags too long.
+    pub fn flush(&self) -> Result<()> {
+        let now = self.env.monotonic_ms();
+        let mut state = self.lock();
+        let lags = state.unsynced_since_ms.is_some_and(|since| now >= since + self.max_lag_ms);
+        if lags {
+            state.sync_wanted = state.sync_wanted.max(state.written_to);
+        }
+        if state.closed || state.failure.is_some() {
+            return Ok(());
+        }
+        let wanted = !state.pending.is_empty() || state.sync_wanted > state.synced_to;
+        if wanted && state.writer.is_some() {
+            drop(self.lead(state));
+        }
+        Ok(())
+    }
+
+    /// When the oldest written record must be synced, by the monotonic clock.
+    pub fn sync_due_ms(&self) -> Option<u64> {
+        self.lock().unsynced_since_ms.map(|since| since + self.max_lag_ms)
+    }
+
+    /// Syncs everything that was submitted so far.
+    pub fn sync_all(&self) -> Result<()> {
+        let mut state = self.lock();
+        let target = state.next_lsn;
+        state.sync_wanted = state.sync_wanted.max(target);
+        while state.synced_to < target || !state.pending.is_empty() {
+            state.check()?;
+            state = self.lead_or_wait(state)?;
+        }
+        state.check()
+    }
+
+    /// Runs an act with the writer in hand, while no group is in flight.
+    pub fn with_writer<T>(&self, act: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+        let mut state = self.lock();
+        let mut writer = loop {
+            if let Some(writer) = state.writer.take() {
+                break writer;
+            }
+            state = self.wait_for_wake(state)?;
+        };
+        drop(state);
+        let result = act(&mut writer);
+        self.lock().writer = Some(writer);
+        self.wake.notify_all();
+        result
+    }
+
+    /// Refuses all later calls with [`Error::Closed`].
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.wake_all();
+        drop(state);
+        self.wake.notify_all();
+    }
+
+    /// Why the log takes nothing more, when it does not.
+    pub fn failure(&self) -> Option<String> {
+        self.lock().failure.clone()
+    }
+
+    /// The highest number given so far.
+    pub fn last_lsn(&self) -> u64 {
+        self.lock().next_lsn.saturating_sub(1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lead_or_wait<'a>(&'a self, state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
+        if state.writer.is_some() { Ok(self.lead(state)) } else { self.wait_for_wake(state) }
+    }
+
+    fn wait_for_wake<'a>(&'a self, state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
+        let (state, timeout) = self
+            .wake
+            .wait_timeout(state, self.stall_deadline)
+            .unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() && state.writer.is_none() {
+            let waited_ms = u64::try_from(self.stall_deadline.as_millis()).unwrap_or(u64::MAX);
+            return Err(Error::Stalled { waited_ms });
+        }
+        Ok(state)
+    }
+
+    /// Writes one group. The caller has seen that the writer is there.
+    fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let Some(mut writer) = state.writer.take() else { return state };
+        let group = std::mem::take(&mut state.pending);
+        let bytes = std::mem::take(&mut state.pending_bytes);
+        let taken_to = state.next_lsn;
+        let sync = state.sync_wanted > state.synced_to
+            || state.unsynced_bytes + bytes > UNSYNCED_BYTES_MAX;
+        drop(state);
+        let mut leader = Leader { commit: self, finished: false };
+        let result = writer.commit(&group, sync);
+        if let Ok(committed) = &result {
+            self.observer.committed(committed);
+        } else {
+            let keys: Vec<&str> = group.iter().filter_map(Pending::key).collect();
+            self.observer.refused(&keys);
+        }
+        let now = self.env.monotonic_ms();
+        let mut state = self.lock();
+        leader.finished = true;
+        state.writer = Some(writer);
+        state.settle(result.map(|_| ()), &group, (taken_to, sync, bytes), now);
+        let keys: Vec<String> = state.abandon_pending();
+        state.wake_all();
+        if !keys.is_empty() {
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            drop(state);
+            self.observer.refused(&keys);
+            state = self.lock();
+        }
+        self.wake.notify_all();
+        state
+    }
+}
+
+/// Notices a leader that panicked, so that nobody waits for it for ever.
+struct Leader<'a> {
+    commit: &'a Commit,
+    finished: bool,
+}
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            let mut state = self.commit.lock();
+            state.failure = Some("a thread panicked while it wrote".to_owned());
+            state.wake_all();
+            drop(state);
+            self.commit.wake.notify_all();
+        }
+    }
+}
+
+impl Pending {
+    fn key(&self) -> Option<&str> {
+        match &self.draft.note {
+            super::Note::Entry { key, .. } => key.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    fn check(&self) -> Result<()> {
+        if self.closed {
+            return Err(Error::Closed);
+        }
+        match &self.failure {
+            Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn outcome(&self, ticket: Ticket, durability: Durability) -> Option<Result<()>> {
+        let refused = self.refused.iter().find(|(range, _)| {
+            range.first_lsn <= ticket.last_lsn && ticket.first_lsn <= range.last_lsn
+        });
+        if let Some((_, reason)) = refused {
+            return Some(Err(Error::Indeterminate { reason: reason.clone() }));
+        }
+        let reached = match durability {
+            Durability::Synced => ticket.last_lsn < self.synced_to,
+            Durability::Written => ticket.last_lsn < self.written_to,
+            Durability::Queued => true,
+        };
+        if reached {
+            return Some(Ok(()));
+        }
+        let reason = self.failure.clone()?;
+        Some(Err(Error::Indeterminate { reason }))
+    }
+
+    /// Takes over what became of a group.
+    fn settle(
+        &mut self,
+        result: Result<(), CommitError>,
+        group: &[Pending],
+        (taken_to, sync, bytes): (u64, bool, u64),
+        now: u64,
+    ) {
+        match result {
+            Ok(()) => {
+                self.written_to = self.written_to.max(taken_to);
+                self.unsynced_bytes += bytes;
+                if sync {
+                    self.synced_to = self.written_to;
+                    self.unsynced_bytes = 0;
+                }
+                let since = self.unsynced_since_ms.unwrap_or(now);
+                self.unsynced_since_ms = (self.unsynced_bytes > 0).then_some(since);
+            }
+            Err(CommitError::Refused(error)) => {
+                tracing::warn!(%error, "a group was refused");
+                if let (Some(first), Some(last)) = (group.first(), group.last()) {
+                    let range = Ticket { first_lsn: first.lsn, last_lsn: last.lsn };
+                    self.refused.push((range, describe(&error)));
+                }
+                self.written_to = self.written_to.max(taken_to);
+                if self.unsynced_bytes == 0 {
+                    self.synced_to = self.written_to;
+                }
+            }
+            Err(CommitError::Failed(error)) => {
+                tracing::error!(%error, "the log failed and takes no more writes");
+                self.failure = Some(describe(&error));
+            }
+        }
+    }
+
+    /// Drops what waits behind a failure; returns its keys.
+    fn abandon_pending(&mut self) -> Vec<String> {
+        if self.failure.is_none() {
+            return Vec::new();
+        }
+        self.pending_bytes = 0;
+        let pending = std::mem::take(&mut self.pending);
+        pending.iter().filter_map(Pending::key).map(str::to_owned).collect()
+    }
+
+    fn wake_all(&mut self) {
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+/// An error with its causes on one line.
+fn describe(error: &Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}

@@ -1,0 +1,381 @@
+//! The log: all segments in order. Append, read, scan; which segments there are.
+//!
+//! A record goes from [`Log::submit`] into the group buffer (`commit`), is written and synced by
+//! whoever leads (`writer`), and is read back from its segment (`segment`). `recover` judges what
+//! a crash left, `open` acts on it, `spill` keeps records beside the log.
+
+mod commit;
+mod open;
+mod prepare;
+mod recover;
+mod segment;
+mod spill;
+mod writer;
+
+#[cfg(feature = "planted")]
+pub mod planted;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use serde::Serialize;
+
+use crate::entry::Status;
+use crate::env::{Env, OpenMode, write_all_at};
+use crate::error::{Damage, DamageKind, Error, Result};
+use crate::format::{
+    self, ChangeRow, DrainedBody, EntryRow, Frame, Kind, Loss, Position, RecordHeader, Summary,
+    TIME_NONE, Totals,
+};
+
+pub(crate) use commit::{Commit, Ticket};
+pub use open::OpenReport;
+pub(crate) use open::{
+    Opened, check_store, open, open_read_only, read_checkpoint, read_lock_note, write_checkpoint,
+};
+pub(crate) use recover::{change_note, entry_note, scan_old};
+pub(crate) use segment::{Item, SegmentFile};
+pub(crate) use spill::{list_fallback, read_fallback, write_fallback};
+
+/// How many segment files are kept open.
+const OPEN_FILES_MAX: usize = 64;
+
+/// A record that is ready to be written but has no number yet.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub kind: Kind,
+    pub body: Vec<u8>,
+    pub body_crc: u32,
+    pub time_ms: u64,
+    pub drained: bool,
+    pub note: Note,
+}
+
+/// What the footer and the index must know of a record.
+#[derive(Debug, Clone)]
+pub(crate) enum Note {
+    Entry {
+        key_hash: u64,
+        /// The caller's key, while it is reserved.
+        key: Option<String>,
+        domain: Arc<str>,
+        failure_type: Arc<str>,
+        created_ms: u64,
+        expires_ms: u64,
+        status: Status,
+    },
+    Change {
+        target: u64,
+        status: Status,
+        updated_ms: u64,
+        not_before_ms: u64,
+        expires_ms: u64,
+    },
+    Lost(Loss),
+    Drained(DrainedBody),
+    None,
+}
+
+/// A record that reached its level, for the index.
+#[derive(Debug, Clone)]
+pub(crate) struct Committed {
+    pub segment: u64,
+    pub lsn: u64,
+    pub ordinal: u32,
+    pub row: Row,
+}
+
+/// The row of a committed record.
+#[derive(Debug, Clone)]
+pub(crate) enum Row {
+    Entry { row: EntryRow, domain: Arc<str>, failure_type: Arc<str>, key: Option<String> },
+    Change(ChangeRow),
+    Lost(Loss),
+    Drained(DrainedBody),
+    None,
+}
+
+/// Who is told of each group, in log order, before its callers are answered.
+pub(crate) trait Observer: Send + Sync {
+    fn committed(&self, records: &[Committed]);
+    /// The keys of records that were not written.
+    fn refused(&self, keys: &[&str]);
+}
+
+impl Draft {
+    pub fn new<T: Serialize>(kind: Kind, body: &T, time_ms: u64, note: Note) -> Result<Self> {
+        let body = format::encode_body(body).map_err(|_| Error::TooLarge {
+            what: "the record",
+            bytes: u64::from(format::RECORD_BODY_MAX) + 1,
+            bytes_max: u64::from(format::RECORD_BODY_MAX),
+            settings: "the format: a record is at most 16 MiB",
+        })?;
+        let body_crc = RecordHeader::crc_of(&body);
+        Ok(Self { kind, body, body_crc, time_ms, drained: false, note })
+    }
+
+    fn mark(time_ms: u64) -> Self {
+        let body_crc = RecordHeader::crc_of(&[]);
+        let (kind, note) = (Kind::Mark, Note::None);
+        Self { kind, body: Vec::new(), body_crc, time_ms, drained: false, note }
+    }
+}
+
+impl Note {
+    /// The bytes that this record may add to the footer.
+    fn footer_len(&self) -> u64 {
+        match self {
+            Self::Entry { domain, failure_type, .. } => {
+                (format::ENTRY_ROW_LEN + 16 + domain.len() + failure_type.len()) as u64
+            }
+            Self::Change { .. } => format::ENTRY_ROW_LEN as u64,
+            _ => 0,
+        }
+    }
+
+    /// Adds the record's row to a summary and returns it.
+    fn row(&self, summary: &mut Summary, lsn: u64, offset: u64) -> Row {
+        match self {
+            Self::Entry { key_hash, key, domain, failure_type, created_ms, expires_ms, status } => {
+                let row = EntryRow {
+                    lsn,
+                    offset,
+                    created_ms: *created_ms,
+                    expires_ms: *expires_ms,
+                    key_hash: *key_hash,
+                    status: *status,
+                    domain: summary.term(domain),
+                    failure_type: summary.term(failure_type),
+                };
+                summary.entries.push(row.clone());
+                let (domain, failure_type) = (Arc::clone(domain), Arc::clone(failure_type));
+                Row::Entry { row, domain, failure_type, key: key.clone() }
+            }
+            Self::Change { target, status, updated_ms, not_before_ms, expires_ms } => {
+                let row = ChangeRow {
+                    lsn,
+                    target: *target,
+                    offset,
+                    status: *status,
+                    updated_ms: *updated_ms,
+                    not_before_ms: *not_before_ms,
+                    expires_ms: *expires_ms,
+                };
+                summary.changes.push(row.clone());
+                Row::Change(row)
+            }
+            Self::Lost(loss) => Row::Lost(*loss),
+            Self::Drained(body) => Row::Drained(*body),
+            Self::None => Row::None,
+        }
+    }
+}
+
+/// The segment that takes new records.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub file: Arc<SegmentFile>,
+    pub summary: Summary,
+    /// Where the written records end.
+    pub end: u64,
+}
+
+/// A segment that takes no more records.
+#[derive(Debug)]
+pub(crate) struct Old {
+    pub number: u64,
+    pub generation: u32,
+    /// Where its records end, as the segment behind it says; `None` when nobody says.
+    pub bound: Option<u64>,
+    /// Rows read from the records, for a segment without a sound footer.
+    scanned: OnceLock<Arc<Scanned>>,
+}
+
+/// What scanning an old segment gave.
+#[derive(Debug)]
+pub(crate) struct Scanned {
+    pub summary: Arc<Summary>,
+    pub damage: Vec<Damage>,
+}
+
+/// All segments, as readers see them.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    env: Arc<dyn Env>,
+    log_dir: PathBuf,
+    mmap: bool,
+    /// Guards the active segment's rows; the leader changes them.
+    active: RwLock<Option<Active>>,
+    /// Guards the list of the others.
+    old: RwLock<BTreeMap<u64, Arc<Old>>>,
+    /// Guards the open files, with the tick of their last use.
+    files: Mutex<HashMap<u64, (Arc<SegmentFile>, u64)>>,
+}
+
+impl Segments {
+    pub fn new(env: Arc<dyn Env>, log_dir: PathBuf, mmap: bool) -> Self {
+        Self {
+            env,
+            log_dir,
+            mmap,
+            active: RwLock::new(None),
+            old: RwLock::default(),
+            files: Mutex::default(),
+        }
+    }
+
+    /// Makes a segment active; the one that was becomes old.
+    pub fn begin(&self, active: Active) {
+        let mut current = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = current.take() {
+            let header = &before.file.header;
+            self.add_old(header.segment, header.generation, Some(before.end));
+        }
+        *current = Some(active);
+    }
+
+    pub fn add_old(&self, number: u64, generation: u32, bound: Option<u64>) {
+        let old = Old { number, generation, bound, scanned: OnceLock::new() };
+        let mut list = self.old.write().unwrap_or_else(PoisonError::into_inner);
+        list.insert(number, Arc::new(old));
+    }
+
+    /// Reads of the active segment; a store opened for reading only has none on an empty log.
+    pub fn with_active<T>(&self, read: impl FnOnce(&Active) -> T) -> T {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        read(active.as_ref().expect("a log has an active segment from its opening on"))
+    }
+
+    fn update_active<T>(&self, update: impl FnOnce(&mut Active) -> T) -> T {
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        update(active.as_mut().expect("a log has an active segment from its opening on"))
+    }
+
+    /// The numbers of all segments, rising.
+    pub fn numbers(&self) -> Vec<u64> {
+        let active = self.with_active(|active| active.file.header.segment);
+        let old = self.old.read().unwrap_or_else(PoisonError::into_inner);
+        old.keys().copied().chain([active]).collect()
+    }
+
+    pub fn old(&self, number: u64) -> Option<Arc<Old>> {
+        self.old.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+
+    /// An open old segment, and where its records end.
+    pub fn open(&self, old: &Old) -> Result<(Arc<SegmentFile>, u64)> {
+        let file = self.cached(old)?;
+        let end = file.trailer.map_or(old.bound.unwrap_or(file.len), |trailer| trailer.start);
+        Ok((Arc::clone(&file), end.min(file.len)))
+    }
+
+    fn cached(&self, old: &Old) -> Result<Arc<SegmentFile>> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let tick = files.values().map(|(_, used)| *used).max().unwrap_or(0) + 1;
+        if let Some((file, used)) = files.get_mut(&old.number) {
+            *used = tick;
+            return Ok(Arc::clone(file));
+        }
+        drop(files);
+        let path = self.path(old.number, old.generation);
+        let file = Arc::new(SegmentFile::open(&*self.env, &path, OpenMode::Read, self.mmap)?);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if files.len() >= OPEN_FILES_MAX {
+            let oldest = files.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
+            oldest.map(|oldest| files.remove(&oldest));
+        }
+        files.insert(old.number, (Arc::clone(&file), tick));
+        Ok(file)
+    }
+
+    pub fn path(&self, number: u64, generation: u32) -> PathBuf {
+        self.log_dir.join(format::segment_name(number, generation))
+    }
+
+    /// Reads the record at a position.
+    pub fn frame(&self, position: Position) -> Result<Frame> {
+        if let Some(old) = self.old(position.segment) {
+            let (file, end) = self.open(&old)?;
+            return file.read_frame(position.offset, end);
+        }
+        let (file, end) = self.with_active(|active| (Arc::clone(&active.file), active.end));
+        if file.header.segment != position.segment {
+            return Err(file.damaged(position.offset, 0, None));
+        }
+        file.read_frame(position.offset, end)
+    }
+
+    /// Where the record of an entry begins.
+    pub fn entry_position(&self, segment: u64, ordinal: u32) -> Result<Option<Position>> {
+        let at = |row: &EntryRow| Position { segment, offset: row.offset };
+        if let Some(old) = self.old(segment) {
+            let (file, _) = self.open(&old)?;
+            if let Some(row) = file.entry_row(ordinal)? {
+                return Ok(Some(at(&row)));
+            }
+            let summary = self.scanned(&old)?.summary.clone();
+            return Ok(summary.entries.get(ordinal as usize).map(at));
+        }
+        Ok(self.with_active(|active| active.summary.entries.get(ordinal as usize).map(at)))
+    }
+
+    /// The rows of a segment: from its footer, else from its records; those of the active one
+    /// as they are now.
+    pub fn summary(&self, number: u64) -> Result<Arc<Summary>> {
+        let Some(old) = self.old(number) else {
+            return Ok(self.with_active(|active| Arc::new(active.summary.clone())));
+        };
+        let (file, _) = self.open(&old)?;
+        match file.footer()? {
+            Some(summary) => Ok(Arc::new(summary)),
+            None => Ok(Arc::clone(&self.scanned(&old)?.summary)),
+        }
+    }
+
+    /// The rows of an old segment by its records, with the damage found; scanned once.
+    pub fn scanned(&self, old: &Old) -> Result<Arc<Scanned>> {
+        if let Some(scanned) = old.scanned.get() {
+            return Ok(Arc::clone(scanned));
+        }
+        let (file, end) = self.open(old)?;
+        let scanned = Arc::new(recover::scan_old(&file, end)?);
+        Ok(Arc::clone(old.scanned.get_or_init(|| scanned)))
+    }
+}
+
+/// Copies bytes into the quarantine folder and makes the copy durable. Bytes that are already
+/// there under the same name are kept.
+fn quarantine_bytes(
+    env: &dyn Env,
+    dir: &Path,
+    name: &str,
+    from: u64,
+    to: u64,
+    read: &dyn Fn(&mut [u8], u64) -> Result<()>,
+) -> Result<String> {
+    let folder = dir.join(format::QUARANTINE_DIR);
+    env.create_dir(&folder).map_err(|error| Error::io("create", &folder, error))?;
+    let name = format::quarantine_name(name, from, to - from);
+    let path = folder.join(&name);
+    let file = match env.open(&path, OpenMode::CreateNew) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            env.open(&path, OpenMode::Write)
+        }
+        other => other,
+    };
+    let file = file.map_err(|error| Error::io("create", &path, error))?;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut offset = from;
+    while offset < to {
+        let len = usize::try_from(to - offset).unwrap_or(usize::MAX).min(buffer.len());
+        let chunk = buffer.get_mut(..len).unwrap_or_default();
+        read(chunk, offset)?;
+        write_all_at(&*file, chunk, offset - from)
+            .map_err(|error| Error::io("write", &path, error))?;
+        offset += len as u64;
+    }
+    file.sync().map_err(|error| Error::io("sync", &path, error))?;
+    env.sync_dir(&folder).map_err(|error| Error::io("sync the folder", &folder, error))?;
+    Ok(name)
+}

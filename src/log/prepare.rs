@@ -1,0 +1,177 @@
+//! The next segment's file, made ready ahead of use so that a rotation finds written zeros.
+//!
+//! Zeros that are already on the device need no journal commit when they are overwritten; that
+//! is the tail of the sync times. The work is done in steps, paced by the commits, by a thread of
+//! the engine or by the host.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crate::config::{Config, Prepare};
+use crate::env::{Env, File, OpenMode, write_all_at};
+use crate::error::{Error, Result};
+use crate::format;
+
+use super::writer::reserve;
+
+/// A step writes this many zeros.
+const STEP: u64 = 256 * 1024;
+
+/// The file of the next segment.
+#[derive(Debug)]
+pub(crate) struct Preparer {
+    env: Arc<dyn Env>,
+    log_dir: PathBuf,
+    segment_bytes: u64,
+    zero: bool,
+    /// Bytes committed since the last rotation; they set the pace.
+    committed: AtomicU64,
+    /// Guards the file while nobody writes to it.
+    slot: Mutex<Slot>,
+    returned: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// The segment that is to be prepared; 0 when none is wanted.
+    wanted: u64,
+    ready: Option<Ready>,
+    /// A step has the file in its hands.
+    lent: bool,
+}
+
+#[derive(Debug)]
+struct Ready {
+    segment: u64,
+    file: Arc<dyn File>,
+    filled: u64,
+}
+
+impl Preparer {
+    pub fn new(env: Arc<dyn Env>, log_dir: PathBuf, config: &Config) -> Self {
+        Self {
+            env,
+            log_dir,
+            segment_bytes: config.segment_bytes,
+            zero: config.prepare == Prepare::Zero,
+            committed: AtomicU64::new(0),
+            slot: Mutex::default(),
+            returned: Condvar::new(),
+        }
+    }
+
+    /// Asks for the file of this segment.
+    pub fn want(&self, segment: u64) {
+        if self.zero {
+            self.lock().wanted = segment;
+        }
+    }
+
+    /// Counts bytes that were committed.
+    pub fn committed(&self, bytes: u64) {
+        self.committed.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether a step would do something now: the zeros keep twice the pace of the commits.
+    pub fn is_due(&self) -> bool {
+        let pace = self.committed.load(Ordering::Relaxed).saturating_mul(2);
+        let slot = self.lock();
+        let filled = slot.ready.as_ref().map_or(0, |ready| ready.filled);
+        slot.wanted != 0 && !slot.lent && filled < self.segment_bytes && filled < pace
+    }
+
+    /// Prepares a little. An error drops the file; the rotation then makes its own.
+    pub fn step(&self) -> Result<()> {
+        let mut slot = self.lock();
+        if slot.wanted == 0 || slot.lent {
+            return Ok(());
+        }
+        let segment = slot.wanted;
+        let ready = slot.ready.take();
+        slot.lent = true;
+        drop(slot);
+        let result = self.advance(segment, ready);
+        let mut slot = self.lock();
+        slot.lent = false;
+        self.returned.notify_all();
+        match result {
+            Ok(ready) => slot.ready = Some(ready),
+            Err(error) => {
+                slot.wanted = 0;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&self, segment: u64, ready: Option<Ready>) -> Result<Ready> {
+        let path = self.log_dir.join(format::next_name(segment));
+        let mut ready = match ready {
+            Some(ready) => ready,
+            None => {
+                let file = self
+                    .env
+                    .open(&path, OpenMode::CreateNew)
+                    .map_err(|error| Error::io("create", &path, error))?;
+                let ready = Ready { segment, file, filled: 0 };
+                reserve(&*ready.file, self.segment_bytes)
+                    .map_err(|error| Error::io("reserve", &path, error))?;
+                ready
+            }
+        };
+        let len = STEP.min(self.segment_bytes - ready.filled);
+        let zeros = vec![0; usize::try_from(len).unwrap_or(0)];
+        write_all_at(&*ready.file, &zeros, ready.filled)
+            .map_err(|error| Error::io("fill with zeros", &path, error))?;
+        ready.filled += len;
+        if ready.filled >= self.segment_bytes {
+            ready.file.sync().map_err(|error| Error::io("sync", &path, error))?;
+        }
+        Ok(ready)
+    }
+
+    /// Hands over the file of a segment, however far it got. After a failed step the leftover
+    /// is removed first.
+    pub fn take(&self, segment: u64) -> Result<Option<Arc<dyn File>>> {
+        let mut slot = self.lock();
+        while slot.lent {
+            slot = self.returned.wait(slot).unwrap_or_else(PoisonError::into_inner);
+        }
+        slot.wanted = 0;
+        let ready = slot.ready.take();
+        drop(slot);
+        self.committed.store(0, Ordering::Relaxed);
+        match ready {
+            Some(ready) if ready.segment == segment => Ok(Some(ready.file)),
+            _ => self.remove_leftover(segment).map(|()| None),
+        }
+    }
+
+    fn remove_leftover(&self, segment: u64) -> Result<()> {
+        let path = self.log_dir.join(format::next_name(segment));
+        match self.env.unlink(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes that a prepared file takes on the disk.
+    pub fn bytes(&self) -> u64 {
+        if self.lock().ready.is_some() { self.segment_bytes } else { 0 }
+    }
+
+    /// Removes the prepared file; for a clean close.
+    pub fn discard(&self) -> Result<()> {
+        let segment = self.lock().ready.as_ref().map(|ready| ready.segment);
+        segment.map_or(Ok(()), |segment| {
+            self.take(segment).and_then(|_| self.remove_leftover(segment))
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

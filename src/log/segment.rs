@@ -1,0 +1,339 @@
+//! One segment file: opening, reading a record, scanning all of them, the way past damage.
+//!
+//! A scan never stops at damage: it looks on, at steps of eight bytes, for the next header whose
+//! salted checksum holds, and reports the hole between.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::env::{Env, File, Mapped, OpenMode, read_exact_at};
+use crate::error::{Damage, DamageKind, Error, Result};
+use crate::format::{
+    self, ENTRY_ROW_LEN, EntryRow, FOOTER_TRAILER_LEN, FooterTrailer, FormatError, Frame, Kind,
+    RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader, Summary,
+    VERSION_MAJOR,
+};
+
+/// A scan reads this much at a time.
+const SCAN_CHUNK: usize = 256 * 1024;
+/// Whole pages of zeros are passed over at once when looking for a header.
+const ZERO_STEP: u64 = 512;
+
+/// An open segment.
+#[derive(Debug)]
+pub(crate) struct SegmentFile {
+    /// The file's name in its folder.
+    pub name: String,
+    pub path: PathBuf,
+    pub file: Arc<dyn File>,
+    pub header: SegmentHeader,
+    /// Whether both header copies and the zeros around them are as they were written.
+    pub header_intact: bool,
+    /// The footer's trailer, when the segment is sealed and its trailer is sound.
+    pub trailer: Option<FooterTrailer>,
+    /// The file's length when it was opened.
+    pub len: u64,
+    map: Option<Mapped>,
+}
+
+/// What a scan meets, in order of the file.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A sound record.
+    Frame(Frame),
+    /// Bytes that are no record, with a sound record behind them.
+    Hole { from: u64, to: u64 },
+    /// No record from here to the bound; `data_end` is behind the last byte that is not zero.
+    Tail { from: u64, data_end: u64 },
+}
+
+impl SegmentFile {
+    /// Opens a segment and reads its header and trailer.
+    pub fn open(env: &dyn Env, path: &Path, mode: OpenMode, map: bool) -> Result<Self> {
+        let file = env.open(path, mode).map_err(|error| Error::io("open", path, error))?;
+        let len = file.len().map_err(|error| Error::io("measure", path, error))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut page = vec![0; SEGMENT_HEADER_LEN as usize];
+        let page_len = usize::try_from(len.min(SEGMENT_HEADER_LEN)).unwrap_or(0);
+        let head = page.get_mut(..page_len).unwrap_or_default();
+        read_exact_at(&*file, head, 0).map_err(|error| Error::io("read", path, error))?;
+        let (header, header_intact) =
+            SegmentHeader::decode(&page).map_err(|error| match error {
+                FormatError::Version(major, minor) => Error::Version {
+                    path: path.to_path_buf(),
+                    found: format!("{major}.{minor}"),
+                    supported: format!("{VERSION_MAJOR}.x"),
+                },
+                _ => Error::Damaged(Box::new(Damage {
+                    segment: name.clone(),
+                    offset: 0,
+                    bytes: len,
+                    kind: DamageKind::Header,
+                    lsn_from: None,
+                    lsn_to: None,
+                    entries: None,
+                })),
+            })?;
+        let mut segment = Self {
+            name,
+            path: path.to_path_buf(),
+            file,
+            header,
+            header_intact,
+            trailer: None,
+            len,
+            map: None,
+        };
+        segment.trailer = segment.read_trailer()?;
+        if map && segment.trailer.is_some() {
+            let mapped = segment.file.map();
+            segment.map = mapped.map_err(|error| Error::io("map", path, error))?;
+        }
+        Ok(segment)
+    }
+
+    /// Wraps a file that was just written.
+    pub fn created(path: PathBuf, file: Arc<dyn File>, header: SegmentHeader, len: u64) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { name, path, file, header, header_intact: true, trailer: None, len, map: None }
+    }
+
+    fn read_trailer(&self) -> Result<Option<FooterTrailer>> {
+        let trailer_len = FOOTER_TRAILER_LEN as u64;
+        if self.len < SEGMENT_HEADER_LEN + trailer_len {
+            return Ok(None);
+        }
+        let mut bytes = [0; FOOTER_TRAILER_LEN];
+        self.read_bytes(&mut bytes, self.len - trailer_len)?;
+        let trailer = FooterTrailer::decode(&bytes, self.header.salt, self.len).ok();
+        Ok(trailer.filter(|trailer| trailer.start >= SEGMENT_HEADER_LEN))
+    }
+
+    /// Reads bytes from the file.
+    pub fn read_bytes(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        if let Some(map) = &self.map {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX);
+            let end = start.saturating_add(buffer.len());
+            if let Some(bytes) = map.get(start..end) {
+                buffer.copy_from_slice(bytes);
+                return Ok(());
+            }
+        }
+        read_exact_at(&*self.file, buffer, offset)
+            .map_err(|error| Error::io("read", &self.path, error))
+    }
+
+    /// Reads one record; `bound` is where the segment's records end.
+    pub fn read_frame(&self, offset: u64, bound: u64) -> Result<Frame> {
+        let mut head = [0; RECORD_HEADER_LEN];
+        let in_bounds = offset.saturating_add(RECORD_HEADER_LEN as u64) <= bound;
+        if !in_bounds || offset < SEGMENT_HEADER_LEN {
+            return Err(self.damaged(offset, 0, None));
+        }
+        self.read_bytes(&mut head, offset)?;
+        let header = RecordHeader::decode(&head, self.header.salt, offset)
+            .map_err(|_| self.damaged(offset, RECORD_HEADER_LEN as u64, None))?;
+        if offset + header.record_len() > bound {
+            return Err(self.damaged(offset, header.record_len(), Some(header.lsn)));
+        }
+        let mut body = vec![0; header.body_len as usize];
+        self.read_bytes(&mut body, offset + RECORD_HEADER_LEN as u64)?;
+        if !header.fits(&body) {
+            return Err(self.damaged(offset, header.record_len(), Some(header.lsn)));
+        }
+        Ok(Frame { offset, header, body })
+    }
+
+    /// A damaged record at a place.
+    pub fn damaged(&self, offset: u64, bytes: u64, lsn: Option<u64>) -> Error {
+        Error::Damaged(Box::new(Damage {
+            segment: self.name.clone(),
+            offset,
+            bytes,
+            kind: DamageKind::Record,
+            lsn_from: lsn,
+            lsn_to: lsn,
+            entries: None,
+        }))
+    }
+
+    /// Reads the row of one entry from the footer.
+    pub fn entry_row(&self, ordinal: u32) -> Result<Option<EntryRow>> {
+        let Some(offset) = self.trailer.and_then(|trailer| trailer.entry_row_offset(ordinal))
+        else {
+            return Ok(None);
+        };
+        let mut bytes = [0; ENTRY_ROW_LEN];
+        self.read_bytes(&mut bytes, offset)?;
+        Ok(format::decode_entry_row(&bytes).ok())
+    }
+
+    /// Reads the footer; `None` when there is none or it is damaged.
+    pub fn footer(&self) -> Result<Option<Summary>> {
+        let Some(trailer) = self.trailer else { return Ok(None) };
+        let len = trailer.footer_len() - FOOTER_TRAILER_LEN as u64;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.read_bytes(&mut bytes, trailer.start)?;
+        let header = &self.header;
+        let summary =
+            format::decode_footer(&bytes, &trailer, header.salt, header.segment, header.folded_lsn);
+        Ok(summary.ok())
+    }
+
+    /// Scans the records from the header to `bound` and hands each item on.
+    pub fn scan(&self, bound: u64, visit: &mut dyn FnMut(Item) -> Result<()>) -> Result<()> {
+        self.scan_from(SEGMENT_HEADER_LEN, bound, visit)
+    }
+
+    /// As [`SegmentFile::scan`], from a place where a record begins.
+    pub fn scan_from(
+        &self,
+        from: u64,
+        bound: u64,
+        visit: &mut dyn FnMut(Item) -> Result<()>,
+    ) -> Result<()> {
+        let mut scanner = Scanner::new(self, bound);
+        let mut offset = from;
+        let mut sound = Sequence::default();
+        while offset < bound {
+            if let Some(frame) = scanner.frame(offset, sound)? {
+                offset = frame.end();
+                sound = Sequence::after(&frame.header);
+                visit(Item::Frame(frame))?;
+                continue;
+            }
+            let (next, data_end) = scanner.next_sound(offset, sound)?;
+            match next {
+                Some(next) => {
+                    visit(Item::Hole { from: offset, to: next })?;
+                    offset = next;
+                }
+                None => return visit(Item::Tail { from: offset, data_end }),
+            }
+        }
+        visit(Item::Tail { from: offset, data_end: offset })
+    }
+}
+
+/// What the next record of a segment must at least be.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sequence {
+    lsn_min: u64,
+    group_min: u32,
+}
+
+impl Sequence {
+    /// What follows a record: a higher number, except that a mark repeats the last one.
+    fn after(header: &RecordHeader) -> Self {
+        let group_min = header.group + u32::from(header.flags.last_of_group);
+        Self { lsn_min: header.lsn + 1, group_min }
+    }
+
+    /// A record of an earlier number is a leftover of a write that a crash undid.
+    fn admits(self, header: &RecordHeader) -> bool {
+        let repeats = matches!(header.kind, Kind::Mark | Kind::SegmentSet);
+        header.lsn + u64::from(repeats) >= self.lsn_min && header.group >= self.group_min
+    }
+}
+
+/// Reads a segment through one buffer.
+struct Scanner<'a> {
+    segment: &'a SegmentFile,
+    bound: u64,
+    buffer: Vec<u8>,
+    start: u64,
+}
+
+impl<'a> Scanner<'a> {
+    fn new(segment: &'a SegmentFile, bound: u64) -> Self {
+        Self { segment, bound, buffer: Vec::new(), start: 0 }
+    }
+
+    /// The bytes at a place, at most up to the bound.
+    fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
+        let len = len.min(usize::try_from(self.bound.saturating_sub(offset)).unwrap_or(len));
+        let inside =
+            offset >= self.start && offset + len as u64 <= self.start + self.buffer.len() as u64;
+        if !inside {
+            let left = usize::try_from(self.bound - offset).unwrap_or(usize::MAX);
+            let wanted = len.max(SCAN_CHUNK).min(left);
+            self.buffer.resize(wanted, 0);
+            self.start = offset;
+            self.segment.read_bytes(&mut self.buffer, offset)?;
+        }
+        let begin = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+        Ok(self.buffer.get(begin..begin + len).unwrap_or_default())
+    }
+
+    fn header(&mut self, offset: u64, sequence: Sequence) -> Result<Option<RecordHeader>> {
+        let salt = self.segment.header.salt;
+        let bound = self.bound;
+        let bytes = self.bytes(offset, RECORD_HEADER_LEN)?;
+        let header = RecordHeader::decode(bytes, salt, offset).ok();
+        Ok(header.filter(|header| sequence.admits(header) && offset + header.record_len() <= bound))
+    }
+
+    fn frame(&mut self, offset: u64, sequence: Sequence) -> Result<Option<Frame>> {
+        let Some(header) = self.header(offset, sequence)? else { return Ok(None) };
+        let len = usize::try_from(header.record_len()).unwrap_or(0);
+        let record = self.bytes(offset, len)?;
+        let (body, padding) = record
+            .get(RECORD_HEADER_LEN..)
+            .and_then(|rest| rest.split_at_checked(header.body_len as usize))
+            .unwrap_or_default();
+        let sound = header.fits(body) && padding.iter().all(|byte| *byte == 0);
+        Ok(sound.then(|| Frame { offset, header, body: body.to_vec() }))
+    }
+
+    /// The next place behind `from` where a sound record begins, and the end of the data seen.
+    fn next_sound(&mut self, from: u64, sequence: Sequence) -> Result<(Option<u64>, u64)> {
+        let mut offset = from + RECORD_ALIGN;
+        let mut data_end = self.data_end(from, RECORD_ALIGN)?.unwrap_or(from);
+        while offset < self.bound {
+            if offset.is_multiple_of(ZERO_STEP) {
+                // Holes of a reserved file read as zeros; ask where data goes on.
+                offset = self.skip_zeros(offset)?;
+                if offset >= self.bound {
+                    break;
+                }
+            }
+            if self.frame(offset, sequence)?.is_some() {
+                return Ok((Some(offset), data_end));
+            }
+            if let Some(end) = self.data_end(offset, RECORD_ALIGN)? {
+                data_end = end;
+            }
+            offset += RECORD_ALIGN;
+        }
+        Ok((None, data_end))
+    }
+
+    /// Where the last byte that is not zero ends, within `len` bytes.
+    fn data_end(&mut self, offset: u64, len: u64) -> Result<Option<u64>> {
+        let bytes = self.bytes(offset, usize::try_from(len).unwrap_or(0))?;
+        let last = bytes.iter().rposition(|byte| *byte != 0);
+        Ok(last.map(|last| offset + last as u64 + 1))
+    }
+
+    fn skip_zeros(&mut self, mut offset: u64) -> Result<u64> {
+        while offset < self.bound {
+            let begins_chunk = offset >= self.start + self.buffer.len() as u64;
+            if begins_chunk {
+                let next = self.segment.file.next_data(offset);
+                let next = next
+                    .map_err(|error| Error::io("seek in", &self.segment.path, error))?
+                    .unwrap_or(self.bound);
+                offset = offset.max(next / ZERO_STEP * ZERO_STEP);
+                if offset >= self.bound {
+                    break;
+                }
+            }
+            let step = usize::try_from(ZERO_STEP).unwrap_or(0);
+            if self.bytes(offset, step)?.iter().any(|byte| *byte != 0) {
+                break;
+            }
+            offset += ZERO_STEP;
+        }
+        Ok(offset.min(self.bound))
+    }
+}

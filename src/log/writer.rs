@@ -1,0 +1,404 @@
+//! The end of the log: writes one group at a time, syncs it, begins a new segment when full.
+//!
+//! The writer belongs to whoever leads the commit; no lock is held while it works. Order within
+//! a rotation, and what a crash between the steps leaves:
+//!
+//! 1. footer, cut, sync of the old segment: a sealed segment without successor; the next open
+//!    begins one.
+//! 2. header and first group of the new segment, sync: a file with a `.next` name, which the
+//!    next open removes.
+//! 3. rename, sync of the directory: the new segment counts.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::env::{Env, File, Lock, OpenMode, write_all_at};
+use crate::error::{Error, Result};
+use crate::format::{
+    self, Flags, Kind, LockNote, Loss, Predecessor, RecordHeader, SEGMENT_HEADER_LEN,
+    SegmentHeader, SegmentItem, SegmentSet, Summary, Totals, padded_len,
+};
+
+use super::prepare::Preparer;
+use super::segment::SegmentFile;
+use super::{Active, Committed, Draft, Note, Row, Segments};
+
+/// Space kept free behind the records for changes by an operator.
+const CHANGE_RESERVE: u64 = 64 * 1024;
+
+/// A record with its number, on its way into a group.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub lsn: u64,
+    pub draft: Draft,
+    pub flags: Flags,
+}
+
+/// Why a group did not reach its level.
+#[derive(Debug)]
+pub(crate) enum CommitError {
+    /// Nothing was written; the log goes on.
+    Refused(Error),
+    /// A write or sync failed; nothing may be written to this log again.
+    Failed(Error),
+}
+
+/// The end of the log.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub env: Arc<dyn Env>,
+    pub log_dir: PathBuf,
+    pub config: Config,
+    pub store_uuid: [u8; 16],
+    pub segments: Arc<Segments>,
+    pub preparer: Arc<Preparer>,
+    pub lock: Arc<dyn Lock>,
+    pub segment: Arc<SegmentFile>,
+    /// Where the next record goes.
+    pub end: u64,
+    /// Where the synced records end.
+    pub synced_end: u64,
+    pub synced_lsn: u64,
+    /// The group of the next record.
+    pub group: u32,
+    /// Whether records of this group were written and not yet synced.
+    pub unsynced: bool,
+    pub records: u32,
+    pub last_lsn: u64,
+    pub set: SegmentSet,
+    /// Losses and drained files recorded since the segment began.
+    pub losses: Vec<Loss>,
+    pub drained: Vec<[u8; 16]>,
+    pub buffer: Vec<u8>,
+}
+
+impl Writer {
+    /// Writes a group and, when asked, syncs it and what was written before it.
+    pub fn commit(&mut self, group: &[Pending], sync: bool) -> Result<Vec<Committed>, CommitError> {
+        let bytes: u64 = group.iter().map(|pending| padded_len(pending.draft.body.len())).sum();
+        if bytes > 0 && !self.has_room(group, bytes) {
+            // Records written without a sync must be durable before the segment is left.
+            if self.unsynced {
+                self.sync_group()?;
+            }
+            self.rotate()?;
+        }
+        if group.is_empty() {
+            if sync && self.unsynced {
+                self.sync_group()?;
+            }
+            return Ok(Vec::new());
+        }
+        let committed = self.write(group, sync)?;
+        if sync {
+            self.sync()?;
+        }
+        self.preparer.committed(bytes);
+        Ok(committed)
+    }
+
+    fn has_room(&self, group: &[Pending], bytes: u64) -> bool {
+        let capacity = self.segment.header.capacity;
+        let mark = padded_len(0);
+        let reserve = CHANGE_RESERVE.min(capacity / 16);
+        let footer = self.segments.with_active(|active| format::footer_len(&active.summary));
+        let added: u64 = group.iter().map(|pending| pending.draft.note.footer_len()).sum();
+        self.end + bytes + mark + footer + added + reserve <= capacity
+    }
+
+    fn write(&mut self, group: &[Pending], sync: bool) -> Result<Vec<Committed>, CommitError> {
+        let segment = Arc::clone(&self.segment);
+        let mut ordinal = self.segments.with_active(|active| active.summary.entries.len());
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        let start = self.end;
+        let mut offsets = Vec::with_capacity(group.len());
+        for (index, pending) in group.iter().enumerate() {
+            let offset = start + buffer.len() as u64;
+            let last_of_group = sync && index + 1 == group.len();
+            let header = RecordHeader {
+                body_len: u32::try_from(pending.draft.body.len()).unwrap_or(u32::MAX),
+                lsn: pending.lsn,
+                body_crc: pending.draft.body_crc,
+                kind: pending.draft.kind,
+                flags: Flags { last_of_group, ..pending.flags },
+                body_version: 1,
+                time_ms: pending.draft.time_ms,
+                group: self.group,
+                ordinal: u32::try_from(ordinal).unwrap_or(u32::MAX),
+            };
+            append_record(&mut buffer, &header, segment.header.salt, offset, &pending.draft.body);
+            offsets.push((offset, ordinal));
+            ordinal += usize::from(pending.draft.kind == Kind::Entry);
+        }
+        let written = write_all_at(&*segment.file, &buffer, start);
+        let end = start + buffer.len() as u64;
+        self.buffer = buffer;
+        written.map_err(|error| {
+            CommitError::Failed(Error::io("write to the segment", &segment.path, error))
+        })?;
+        self.end = end;
+        self.unsynced = true;
+        self.records += u32::try_from(group.len()).unwrap_or(u32::MAX);
+        self.last_lsn = group.last().map_or(self.last_lsn, |pending| pending.lsn);
+        Ok(self.record(group, &offsets))
+    }
+
+    /// Adds the rows of a written group to the active segment's summary.
+    fn record(&mut self, group: &[Pending], offsets: &[(u64, usize)]) -> Vec<Committed> {
+        let segment = self.segment.header.segment;
+        let end = self.end;
+        let (losses, drained) = (&mut self.losses, &mut self.drained);
+        self.segments.update_active(|active| {
+            active.end = end;
+            let rows = group.iter().zip(offsets).map(|(pending, (offset, ordinal))| {
+                let row = pending.draft.note.row(&mut active.summary, pending.lsn, *offset);
+                match &row {
+                    Row::Lost(loss) => losses.push(*loss),
+                    Row::Drained(body) => drained.push(body.uuid),
+                    _ => {}
+                }
+                let ordinal = u32::try_from(*ordinal).unwrap_or(u32::MAX);
+                Committed { segment, lsn: pending.lsn, ordinal, row }
+            });
+            rows.collect()
+        })
+    }
+
+    /// Ends the group with a mark when its last record was written without one, and syncs.
+    fn sync_group(&mut self) -> Result<(), CommitError> {
+        let draft = Draft::mark(self.env.wall_ms());
+        let mark = Pending { lsn: self.last_lsn, draft, flags: Flags::default() };
+        self.write(&[mark], true)?;
+        self.sync()
+    }
+
+    fn sync(&mut self) -> Result<(), CommitError> {
+        let segment = &self.segment;
+        segment.file.sync().map_err(|error| {
+            CommitError::Failed(Error::io("sync the segment", &segment.path, error))
+        })?;
+        self.group += 1;
+        self.unsynced = false;
+        self.synced_end = self.end;
+        self.synced_lsn = self.last_lsn;
+        self.publish();
+        Ok(())
+    }
+
+    /// Tells readers beside this process how far the log is durable. A lost note only makes
+    /// them wait, so an error is no reason to fail a commit.
+    pub fn publish(&self) {
+        let note = LockNote {
+            process_id: self.env.process_id(),
+            segment: self.segment.header.segment,
+            end: self.synced_end,
+        };
+        if let Err(error) = self.lock.publish(&note.encode()) {
+            tracing::warn!(%error, "cannot write the note in the lock file");
+        }
+    }
+
+    /// Seals the active segment and begins the next one.
+    fn rotate(&mut self) -> Result<(), CommitError> {
+        let summary = self.segments.with_active(|active| active.summary.clone());
+        let number = self.segment.header.segment;
+        let prepared = self.preparer.take(number + 1).map_err(CommitError::Refused)?;
+        let footer_crc = self.seal(&summary).map_err(CommitError::Failed)?;
+        let item = SegmentItem {
+            segment: number,
+            generation: self.segment.header.generation,
+            first_lsn: self.segment.header.base_lsn,
+            last_lsn: self.last_lsn,
+            entries: summary.entries.len() as u64,
+        };
+        self.set.segments.push(item);
+        self.set.totals.captured += item.entries;
+        self.set.totals.lost += self.losses.iter().map(|loss| loss.entries).sum::<u64>();
+        self.set.losses.append(&mut self.losses);
+        self.set.drained.append(&mut self.drained);
+        let predecessor =
+            Predecessor { segment: number, last_lsn: self.last_lsn, end: self.end, footer_crc };
+        let birth = Birth {
+            env: &*self.env,
+            log_dir: &self.log_dir,
+            config: &self.config,
+            store_uuid: self.store_uuid,
+            segment: number + 1,
+            predecessor: Some(predecessor),
+            set: &self.set,
+            carried: Vec::new(),
+        };
+        let born = birth.create(prepared).map_err(CommitError::Failed)?;
+        self.adopt(born);
+        self.publish();
+        Ok(())
+    }
+
+    /// Writes the footer behind the records, cuts the file there and syncs it.
+    fn seal(&mut self, summary: &Summary) -> Result<u32> {
+        let segment = &self.segment;
+        let salt = segment.header.salt;
+        let lsns = (segment.header.base_lsn, self.last_lsn);
+        let (footer, trailer) = format::encode_footer(summary, salt, self.end, self.records, lsns);
+        let path = &segment.path;
+        write_all_at(&*segment.file, &footer, self.end)
+            .map_err(|error| Error::io("write the footer of", path, error))?;
+        let len = self.end + footer.len() as u64;
+        segment.file.set_len(len).map_err(|error| Error::io("cut", path, error))?;
+        segment.file.sync().map_err(|error| Error::io("sync", path, error))?;
+        Ok(trailer.crc(salt))
+    }
+
+    fn adopt(&mut self, born: Born) {
+        self.segment = Arc::clone(&born.file);
+        self.end = born.end;
+        self.synced_end = born.end;
+        self.last_lsn = born.last_lsn;
+        self.synced_lsn = born.last_lsn;
+        self.group = 2;
+        self.records = born.records;
+        self.unsynced = false;
+        self.segments.begin(Active { file: born.file, summary: born.summary, end: born.end });
+    }
+
+    /// The totals as of the last written record.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.set.totals;
+        totals.captured += self.segments.with_active(|active| active.summary.entries.len() as u64);
+        totals.lost += self.losses.iter().map(|loss| loss.entries).sum::<u64>();
+        totals
+    }
+}
+
+/// Appends one record to a buffer that begins at a multiple of eight.
+pub(crate) fn append_record(
+    buffer: &mut Vec<u8>,
+    header: &RecordHeader,
+    salt: u32,
+    offset: u64,
+    body: &[u8],
+) {
+    buffer.extend_from_slice(&header.encode(salt, offset));
+    buffer.extend_from_slice(body);
+    let padded = buffer.len().next_multiple_of(8);
+    buffer.resize(padded, 0);
+}
+
+/// A segment about to be made.
+pub(crate) struct Birth<'a> {
+    pub env: &'a dyn Env,
+    pub log_dir: &'a std::path::Path,
+    pub config: &'a Config,
+    pub store_uuid: [u8; 16],
+    pub segment: u64,
+    pub predecessor: Option<Predecessor>,
+    pub set: &'a SegmentSet,
+    /// Records that keep their numbers, from the segment before.
+    pub carried: Vec<Pending>,
+}
+
+/// A segment that was made and is durable.
+pub(crate) struct Born {
+    pub file: Arc<SegmentFile>,
+    pub summary: Summary,
+    pub end: u64,
+    pub last_lsn: u64,
+    pub records: u32,
+}
+
+impl Birth<'_> {
+    /// Writes header and first group into a prepared or new file, syncs it and gives it its name.
+    pub fn create(mut self, prepared: Option<Arc<dyn File>>) -> Result<Born> {
+        let time_ms = self.env.wall_ms();
+        let carried = std::mem::take(&mut self.carried);
+        let set_draft = Draft::new(Kind::SegmentSet, self.set, time_ms, Note::None)?;
+        // The set repeats the last number before it, so that the log's numbers stay those of
+        // entries and changes.
+        let set_lsn = self.predecessor.map_or(0, |predecessor| predecessor.last_lsn);
+        let mut group = vec![Pending { lsn: set_lsn, draft: set_draft, flags: Flags::default() }];
+        group.extend(carried);
+        let bytes: u64 = group.iter().map(|pending| padded_len(pending.draft.body.len())).sum();
+        let mut salt = [0; 4];
+        let next_path = self.log_dir.join(format::next_name(self.segment));
+        self.env
+            .fill_random(&mut salt)
+            .map_err(|error| Error::io("get random bytes for", &next_path, error))?;
+        let fresh = self.config.segment_bytes;
+        let header = SegmentHeader {
+            store_uuid: self.store_uuid,
+            segment: self.segment,
+            base_lsn: set_lsn + 1,
+            salt: u32::from_le_bytes(salt).max(1),
+            fallback: false,
+            created_ms: time_ms,
+            predecessor: self.predecessor,
+            generation: 0,
+            folded_lsn: 0,
+            capacity: fresh.max(SEGMENT_HEADER_LEN + bytes + fresh / 2 + fresh / 4),
+        };
+        let file = match prepared {
+            Some(file) => file,
+            None => self
+                .env
+                .open(&next_path, OpenMode::CreateNew)
+                .map_err(|error| Error::io("create", &next_path, error))?,
+        };
+        self.fill(&file, &header, &group, next_path)
+    }
+
+    fn fill(
+        &self,
+        file: &Arc<dyn File>,
+        header: &SegmentHeader,
+        group: &[Pending],
+        next_path: PathBuf,
+    ) -> Result<Born> {
+        reserve(&**file, header.capacity).map_err(|e| Error::io("reserve", &next_path, e))?;
+        let mut bytes = header.encode();
+        let mut summary = Summary::new(self.segment);
+        for (index, pending) in group.iter().enumerate() {
+            let offset = bytes.len() as u64;
+            let last_of_group = index + 1 == group.len();
+            let record = RecordHeader {
+                body_len: u32::try_from(pending.draft.body.len()).unwrap_or(u32::MAX),
+                lsn: pending.lsn,
+                body_crc: pending.draft.body_crc,
+                kind: pending.draft.kind,
+                flags: Flags { last_of_group, ..pending.flags },
+                body_version: 1,
+                time_ms: pending.draft.time_ms,
+                group: 1,
+                ordinal: u32::try_from(summary.entries.len()).unwrap_or(u32::MAX),
+            };
+            append_record(&mut bytes, &record, header.salt, offset, &pending.draft.body);
+            pending.draft.note.row(&mut summary, pending.lsn, offset);
+        }
+        write_all_at(&**file, &bytes, 0).map_err(|e| Error::io("write to", &next_path, e))?;
+        file.sync().map_err(|e| Error::io("sync", &next_path, e))?;
+        let path = self.log_dir.join(format::segment_name(self.segment, 0));
+        self.env
+            .rename(&next_path, &path)
+            .map_err(|e| Error::io("give its name to", &next_path, e))?;
+        self.env
+            .sync_dir(self.log_dir)
+            .map_err(|e| Error::io("sync the folder", self.log_dir, e))?;
+        let file = SegmentFile::created(path, Arc::clone(file), *header, header.capacity);
+        Ok(Born {
+            file: Arc::new(file),
+            summary,
+            end: bytes.len() as u64,
+            last_lsn: group.last().map_or(0, |pending| pending.lsn),
+            records: u32::try_from(group.len()).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+/// Gives a file its length, with its blocks where the file system can.
+pub(crate) fn reserve(file: &dyn File, len: u64) -> std::io::Result<()> {
+    match file.allocate(len) {
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => file.set_len(len),
+        other => other,
+    }
+}
