@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::CommandFactory as _;
 use clap_mangen::Man;
+use deadletter::Config;
 
 use crate::args::Cli;
 use crate::failure::Exit;
@@ -10,6 +11,8 @@ use crate::output;
 
 pub fn man() -> Result<Exit> {
     let mut command = Cli::command();
+    let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    command = command.after_long_help(format!("{examples}\n\n{}", settings()));
     command.build();
     let mut pages = Vec::new();
     for verb in command.get_subcommands() {
@@ -24,4 +27,17 @@ pub fn man() -> Result<Exit> {
     page.extend(pages);
     output::raw(&page)?;
     Ok(Exit::Done)
+}
+
+/// Every setting with its bounds. Only the manual has them: help must stay short.
+fn settings() -> String {
+    let mut text = "Settings:\n".to_owned();
+    for setting in Config::SETTINGS {
+        let default = if setting.default.is_empty() { "none" } else { setting.default };
+        text.push_str(&format!(
+            "  {} (default {default}; {})\n    {}\n",
+            setting.name, setting.bounds, setting.help
+        ));
+    }
+    text
 }
