@@ -135,7 +135,8 @@ fn a_line_that_is_too_long_is_refused_by_number() {
 #[test]
 fn export_filters_by_time_and_kind() {
     let bench = Bench::new();
-    let input = "{\"domain\":\"a\",\"failure_type\":\"T\",\"created_at\":\"2020-01-01T00:00:00.000Z\"}\n\
+    let input = "{\"domain\":\"a\",\"failure_type\":\"T\",\
+                 \"created_at\":\"2020-01-01T00:00:00.000Z\"}\n\
                  {\"domain\":\"b\",\"failure_type\":\"U\"}\n";
     assert_eq!(bench.run_with_input(["import"], input.as_bytes()).code, 0);
     for (args, wanted) in [

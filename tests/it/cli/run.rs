@@ -31,10 +31,8 @@ fn a_failure_is_captured_and_named() {
     let entry = bench.json(["show", "last"]);
     let id = entry["id"].as_str().unwrap();
     let dir = bench.store();
-    let said = format!(
-        "first\nlast words\ncaptured {id} upstream EXIT_7 synced in {}\nhint: deadletter show last\n",
-        dir.display()
-    );
+    let captured = format!("captured {id} upstream EXIT_7 synced in {}", dir.display());
+    let said = format!("first\nlast words\n{captured}\nhint: deadletter show last\n");
     assert_eq!(run.stderr, said);
     assert_eq!(entry["domain"], "upstream");
     assert_eq!(entry["failure_type"], "EXIT_7");
