@@ -53,7 +53,8 @@ fn collect(engine: &Engine) -> Result<Map<String, Value>> {
     if let Value::Object(fields) = serde_json::to_value(&statistics).context(act)? {
         all.extend(fields);
     }
-    all.insert("accounting".into(), serde_json::to_value(engine.accounting()).context(act)?);
-    all.insert("bytes".into(), serde_json::to_value(engine.bytes()?).context(act)?);
+    let (accounting, bytes) = (engine.accounting()?, engine.bytes()?);
+    all.insert("accounting".into(), serde_json::to_value(accounting).context(act)?);
+    all.insert("bytes".into(), serde_json::to_value(bytes).context(act)?);
     Ok(all)
 }
