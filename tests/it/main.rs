@@ -1,4 +1,6 @@
 //! The behaviors a user could notice, one file each.
 
+#[cfg(feature = "cli")]
+mod cli;
 mod env;
 mod env_simulated;
