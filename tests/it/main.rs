@@ -4,3 +4,5 @@
 mod cli;
 mod env;
 mod env_simulated;
+mod query;
+mod store;
