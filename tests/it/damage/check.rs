@@ -299,9 +299,8 @@ fn check_quarantine(case: &Case, taken: &Taken, dir: &Path) {
             names.map(|name| fs::read(name.unwrap().path()).unwrap()).collect::<Vec<_>>()
         });
         let kept = kept.unwrap_or_default();
-        let found = kept.iter().any(|copy| {
-            copy.windows(damaged.len()).any(|window| window == damaged)
-        });
+        let found =
+            kept.iter().any(|copy| copy.windows(damaged.len()).any(|window| window == damaged));
         assert!(found, "{}: the damaged bytes are not in quarantine", case.name);
     }
 }
