@@ -171,6 +171,10 @@ impl Inner {
         }
         let (file, _) = self.segments.open(&old)?;
         let to = (loss.offset + loss.bytes).min(file.len);
+        if loss.offset >= to {
+            // The bytes are gone with the end of the file.
+            return Ok(());
+        }
         log::quarantine(&*self.env, &self.config.dir, &file, loss.offset, to).map(|_| ())
     }
 

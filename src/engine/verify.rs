@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::env::{Disk, Env, OpenMode};
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{self, Checkpoint, Kind, LockNote, Predecessor, SegmentSet};
-use crate::log::{self, Item, SegmentFile, Witness};
+use crate::log::{self, Extent, Item, SegmentFile, Witness};
 
 /// After a clean close, fewer bytes than this behind the records are decay; as many or more may
 /// be the torn first write of a later process, which left no other trace.
@@ -116,6 +116,7 @@ impl Verifier<'_> {
         }
         let total: u64 = opened.iter().map(|(_, segment)| segment.len).sum();
         let newest = files.last_key_value().map(|(number, _)| *number);
+        self.read_set(opened.iter().rev().map(|(_, segment)| segment))?;
         for (index, (number, segment)) in opened.iter().enumerate() {
             let next = opened.get(index + 1).filter(|(next, _)| *next == number + 1);
             let predecessor = next.and_then(|(_, next)| next.header.predecessor);
@@ -145,16 +146,19 @@ impl Verifier<'_> {
         }
         match (segment.trailer, newest) {
             (None, true) => self.active(segment),
-            (trailer, _) => {
-                let end = next.map_or(segment.len, |next| next.end).min(segment.len);
-                self.old(segment, trailer.map_or(end, |trailer| trailer.start))
+            _ => {
+                let number = segment.header.segment;
+                let items = self.set.iter().flat_map(|set| &set.segments);
+                let item = items.clone().find(|item| item.segment == number).copied();
+                self.old(segment, Extent::of(segment, next.map(|next| next.end), item.as_ref()))
             }
         }
     }
 
     /// A segment that takes no more records: every hole is damage.
-    fn old(&mut self, segment: &SegmentFile, end: u64) -> Result<()> {
-        let scanned = log::scan_old(segment, end)?;
+    fn old(&mut self, segment: &SegmentFile, extent: Extent) -> Result<()> {
+        let scanned = log::scan_old(segment, extent)?;
+        let end = extent.end.min(segment.len);
         self.count(segment, end)?;
         let expected = segment.trailer.map(|_| segment.footer());
         if let Some(footer) = expected.transpose()? {
@@ -213,12 +217,27 @@ impl Verifier<'_> {
             if let Item::Frame(frame) = item {
                 self.report.frames += 1;
                 self.report.entries += u64::from(frame.header.kind == Kind::Entry);
-                if frame.header.kind == Kind::SegmentSet {
-                    self.set = format::decode_body(&frame.body).ok().or(self.set.take());
-                }
             }
             Ok(())
         })
+    }
+
+    /// Reads the newest segment set, which says what the older segments hold.
+    fn read_set<'s>(&mut self, segments: impl Iterator<Item = &'s SegmentFile>) -> Result<()> {
+        for segment in segments {
+            segment.scan_while(format::SEGMENT_HEADER_LEN, segment.len, &mut |item| {
+                if let Item::Frame(frame) = item
+                    && frame.header.kind == Kind::SegmentSet
+                {
+                    self.set = format::decode_body(&frame.body).ok();
+                }
+                Ok(false)
+            })?;
+            if self.set.is_some() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Segments that the newest set names and that are not there.

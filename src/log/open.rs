@@ -395,7 +395,7 @@ impl Opening<'_> {
         let room = damage.bytes / format::RECORD_HEADER_LEN as u64;
         let last_lsn = if known > before { known } else { before + room };
         for item in &set.segments {
-            self.segments.add_old(item.segment, item.generation, None);
+            self.segments.add_old(item.segment, item.generation, None, Some(*item));
         }
         self.report.lost.push(Damage {
             lsn_from: Some(before + 1),
@@ -410,7 +410,7 @@ impl Opening<'_> {
     fn rebuild_set(&mut self, files: &BTreeMap<u64, u32>, newest: u64) -> Result<SegmentSet> {
         let mut set = SegmentSet::default();
         for (number, generation) in files.range(..newest) {
-            self.segments.add_old(*number, *generation, None);
+            self.segments.add_old(*number, *generation, None, None);
             let Ok(summary) = self.segments.summary(*number) else { continue };
             let lsns = summary.entries.iter().map(|row| row.lsn);
             let lsns = lsns.chain(summary.changes.iter().map(|row| row.lsn));
@@ -454,13 +454,14 @@ impl Opening<'_> {
         let all_kept = self.put_aside(segment, &survey);
         let number = segment.header.segment;
         let cut_lsn = survey.cut_lsn.unwrap_or(segment.header.base_lsn.saturating_sub(1));
-        set.segments.push(SegmentItem {
+        let item = SegmentItem {
             segment: number,
             generation: segment.header.generation,
             first_lsn: segment.header.base_lsn,
             last_lsn: cut_lsn,
             entries: survey.entries,
-        });
+        };
+        set.segments.push(item);
         set.losses.extend(&survey.losses);
         let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(number, damage)).collect();
         let lost = survey.losses.iter().chain(&found).chain(&missing);
@@ -483,7 +484,7 @@ impl Opening<'_> {
             end: survey.cut,
             footer_crc: segment.trailer.map_or(0, |trailer| trailer.crc(segment.header.salt)),
         };
-        self.segments.add_old(number, segment.header.generation, Some(survey.cut));
+        self.segments.add_old(number, item.generation, Some(survey.cut), Some(item));
         let cut = (segment.trailer.is_none() && all_kept && survey.cut < segment.len)
             .then_some(survey.cut);
         let opened = self.begin(number + 1, Some(predecessor), set, carried, last_lsn + 1)?;
@@ -678,7 +679,7 @@ fn adopt_old(
             Some(_) => None,
             None => bound_of(&newest.header, item.segment),
         };
-        segments.add_old(item.segment, item.generation, bound);
+        segments.add_old(item.segment, item.generation, bound, Some(*item));
     }
     Ok(missing)
 }
