@@ -250,7 +250,13 @@ fn check_entries(fixture: &Fixture, case: &Case, taken: &Taken, engine: &Engine)
         let same_facts = { got.operation.domain == wanted.operation.domain }
             && got.operation.request_data == wanted.operation.request_data;
         let stale = taken.stale.contains(&id) && (got == older || same_facts);
-        assert!(got == *wanted || stale, "{name}: entry {id} is another one");
+        assert!(
+            got == *wanted || stale,
+            "{name}: entry {id} is another one: {} {}, stale {:?}",
+            got.operation.status,
+            got.operation.updated_at,
+            taken.stale
+        );
     }
     let unknown = live.iter().find(|entry| !fixture.before.contains_key(&entry.operation.id.0));
     assert!(unknown.is_none(), "{name}: an entry that was never stored");
