@@ -105,12 +105,13 @@ impl Verifier<'_> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<VerifyReport> {
         let mut opened = Vec::new();
+        let mut unreadable = Vec::new();
         for (number, generation) in files {
             let path = self.log_dir.join(format::segment_name(*number, *generation));
             let mmap = self.config.mmap;
             match SegmentFile::open(&**self.env, &path, OpenMode::Read, mmap) {
                 Ok(segment) => opened.push((*number, segment)),
-                Err(Error::Damaged(damage)) => self.report.damage.push(*damage),
+                Err(Error::Damaged(damage)) => unreadable.push((*number, *damage)),
                 Err(error) => return Err(error),
             }
         }
@@ -122,6 +123,10 @@ impl Verifier<'_> {
             let predecessor = next.and_then(|(_, next)| next.header.predecessor);
             self.segment(segment, newest == Some(*number), predecessor)?;
             progress(self.report.bytes, total);
+        }
+        for (number, damage) in unreadable {
+            let damage = self.whole(number, damage);
+            self.report.damage.push(damage);
         }
         self.missing(files);
         self.report.damage.sort();
@@ -238,6 +243,18 @@ impl Verifier<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A segment of which nothing can be read: all that it held is lost.
+    fn whole(&self, number: u64, damage: Damage) -> Damage {
+        let items = self.set.iter().flat_map(|set| &set.segments);
+        let Some(item) = items.clone().find(|item| item.segment == number) else { return damage };
+        Damage {
+            lsn_from: Some(item.first_lsn),
+            lsn_to: Some(item.last_lsn),
+            entries: Some(item.entries),
+            ..damage
+        }
     }
 
     /// Segments that the newest set names and that are not there.

@@ -58,10 +58,15 @@ impl Case {
 
     /// The file is gone.
     pub fn delete(fixture: &Fixture, segment: &str) -> Self {
-        let mut case = Self::new(fixture, format!("{segment} deleted"));
-        let bytes = case.files.remove(&log_path(segment)).unwrap();
-        case.touched.push((segment.to_owned(), 0..bytes.len() as u64));
+        let mut case = Self::new(fixture, "");
+        case.also_delete(segment);
         case
+    }
+
+    pub fn also_delete(&mut self, segment: &str) {
+        let bytes = self.files.remove(&log_path(segment)).unwrap();
+        self.touched.push((segment.to_owned(), 0..bytes.len() as u64));
+        self.name += &format!(" {segment} deleted");
     }
 
     /// Changes a range of a segment.
@@ -124,7 +129,10 @@ impl Taken {
             !lost(record) && case.touches(&record.segment, &record.whole) && record.kind == "entry"
         };
         let spared = fixture.records.iter().filter(padding).map(|record| record.lsn).collect();
-        let stale = fixture.records.iter().filter(|record| lost(record));
+        let stale = fixture
+            .records
+            .iter()
+            .filter(|record| lost(record) || case.touches(&record.segment, &record.whole));
         Self {
             entries: lsns("entry"),
             changes: lsns("change"),
