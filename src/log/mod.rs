@@ -32,7 +32,7 @@ use crate::format::{
 pub(crate) use commit::{Commit, Ticket};
 pub use open::OpenReport;
 pub(crate) use open::{
-    Opened, await_owner, check_store, file_damage, list_segments, open, open_read_only,
+    Opened, await_owner, check_store, file_damage, last_item, list_segments, open, open_read_only,
     read_checkpoint, store_file_damaged, store_uuid, write_checkpoint,
 };
 pub(crate) use prepare::Preparer;
