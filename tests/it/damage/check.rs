@@ -159,12 +159,7 @@ pub fn sweep(fixture: &Fixture, cases: impl IntoIterator<Item = Case>) {
 pub fn check(fixture: &Fixture, case: &Case) {
     let dir = fixture::temporary();
     fixture::put_files(dir.path(), &case.files);
-    let config = fixture::config(dir.path());
-    check_in(fixture, case, &config);
-}
-
-/// As [`check`], in a directory of the caller's, which holds the case's files already.
-pub fn check_in(fixture: &Fixture, case: &Case, config: &Config) {
+    let config = &fixture::config(dir.path());
     let taken = Taken::by(fixture, case);
     let report = verify(config, &mut |_, _| {}).unwrap();
     check_verify(fixture, case, &taken, &report);

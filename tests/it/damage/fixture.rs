@@ -128,9 +128,14 @@ impl Fixture {
     fn build(config: impl Fn(&Path) -> Config) -> Self {
         let dir = temporary();
         let config = config(dir.path());
-        let engine = Engine::open(config.clone()).unwrap();
+        let mut engine = Engine::open(config.clone()).unwrap();
         let mut before = BTreeMap::new();
         for number in 0..ENTRIES {
+            if number == ENTRIES / 2 {
+                // Closed twice, the store has both checkpoint slots.
+                engine.close().unwrap();
+                engine = Engine::open(config.clone()).unwrap();
+            }
             let stored = engine.store(failure(number)).unwrap();
             before.insert(stored.id.0, engine.get(stored.id).unwrap().unwrap().state());
             if number % 5 == 4 {
