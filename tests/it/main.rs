@@ -5,3 +5,4 @@ mod cli;
 mod damage;
 mod env;
 mod env_simulated;
+mod kill;
