@@ -2,7 +2,9 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+mod damage;
 mod env;
 mod env_simulated;
+mod kill;
 mod query;
 mod store;
