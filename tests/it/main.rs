@@ -2,3 +2,5 @@
 
 mod env;
 mod env_simulated;
+mod format;
+mod format_bodies;
