@@ -3,13 +3,20 @@
 #![deny(unsafe_code)]
 
 mod config;
+mod engine;
 mod entry;
 mod env;
 mod error;
 pub mod format;
+mod index;
 mod log;
 
 pub use config::{Background, Config, Durability, IndexKind, Prepare, Recovery, Setting};
+pub use engine::{
+    Accounting, BatchError, BatchReceipt, Bytes, CheckpointReport, Dump, Engine, Facets, FrameInfo,
+    RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored, Tail, TailItem, VerifyReport,
+    dump, spill, verify,
+};
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Entry, EntryId, FailedOperation, Filter, Json,
     Lease, Limits, NewFailure, OTHER_DOMAIN, Order, Page, Redaction, State, Status, Timestamp,

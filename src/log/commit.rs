@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::config::{Config, Durability};
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::format::{Flags, padded_len};
+use crate::format::{Flags, Kind, padded_len};
 
 use super::writer::{CommitError, Pending, Writer};
 use super::{Draft, Observer};
@@ -282,24 +282,32 @@ impl Commit {
         if let Ok(committed) = &result {
             self.observer.committed(committed);
         } else {
-            let keys: Vec<&str> = group.iter().filter_map(Pending::key).collect();
-            self.observer.refused(&keys);
+            self.refuse(&group);
         }
         let now = self.env.monotonic_ms();
         let mut state = self.lock();
         leader.finished = true;
         state.writer = Some(writer);
         state.settle(result.map(|_| ()), &group, (taken_to, sync, bytes), now);
-        let keys: Vec<String> = state.abandon_pending();
         state.wake_all();
-        if !keys.is_empty() {
-            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        if state.failure.is_some() {
+            // What waits behind a failure is never written.
+            let abandoned = std::mem::take(&mut state.pending);
+            state.pending_bytes = 0;
             drop(state);
-            self.observer.refused(&keys);
+            self.refuse(&abandoned);
             state = self.lock();
         }
         self.wake.notify_all();
         state
+    }
+}
+
+impl Commit {
+    fn refuse(&self, records: &[Pending]) {
+        let entries = records.iter().filter(|pending| pending.draft.kind == Kind::Entry).count();
+        let keys: Vec<&str> = records.iter().filter_map(Pending::key).collect();
+        self.observer.refused(&keys, entries);
     }
 }
 
@@ -395,16 +403,6 @@ impl State {
                 self.failure = Some(describe(&error));
             }
         }
-    }
-
-    /// Drops what waits behind a failure; returns its keys.
-    fn abandon_pending(&mut self) -> Vec<String> {
-        if self.failure.is_none() {
-            return Vec::new();
-        }
-        self.pending_bytes = 0;
-        let pending = std::mem::take(&mut self.pending);
-        pending.iter().filter_map(Pending::key).map(str::to_owned).collect()
     }
 
     fn wake_all(&mut self) {

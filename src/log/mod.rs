@@ -23,20 +23,23 @@ use serde::Serialize;
 
 use crate::entry::Status;
 use crate::env::{Env, OpenMode, write_all_at};
-use crate::error::{Damage, DamageKind, Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::format::{
     self, ChangeRow, DrainedBody, EntryRow, Frame, Kind, Loss, Position, RecordHeader, Summary,
-    TIME_NONE, Totals,
 };
 
 pub(crate) use commit::{Commit, Ticket};
 pub use open::OpenReport;
 pub(crate) use open::{
-    Opened, check_store, open, open_read_only, read_checkpoint, read_lock_note, write_checkpoint,
+    Opened, await_owner, check_store, file_damage, list_segments, open, open_read_only,
+    read_checkpoint, store_file_damaged, store_uuid, write_checkpoint,
 };
-pub(crate) use recover::{change_note, entry_note, scan_old};
+pub(crate) use prepare::Preparer;
+pub(crate) use recover::{Witness, change_note, entry_note, quarantine, scan_old, survey};
 pub(crate) use segment::{Item, SegmentFile};
-pub(crate) use spill::{list_fallback, read_fallback, write_fallback};
+pub(crate) use spill::{
+    FallbackFile, list_fallback, quarantine_file, read_fallback, write_fallback,
+};
 
 /// How many segment files are kept open.
 const OPEN_FILES_MAX: usize = 64;
@@ -99,8 +102,8 @@ pub(crate) enum Row {
 /// Who is told of each group, in log order, before its callers are answered.
 pub(crate) trait Observer: Send + Sync {
     fn committed(&self, records: &[Committed]);
-    /// The keys of records that were not written.
-    fn refused(&self, keys: &[&str]);
+    /// The keys, and the number, of entries that were not written.
+    fn refused(&self, keys: &[&str], entries: usize);
 }
 
 impl Draft {
@@ -116,9 +119,14 @@ impl Draft {
     }
 
     fn mark(time_ms: u64) -> Self {
+        Self { time_ms, ..Self::empty() }
+    }
+
+    /// A mark: a record that says nothing.
+    pub fn empty() -> Self {
         let body_crc = RecordHeader::crc_of(&[]);
         let (kind, note) = (Kind::Mark, Note::None);
-        Self { kind, body: Vec::new(), body_crc, time_ms, drained: false, note }
+        Self { kind, body: Vec::new(), body_crc, time_ms: 0, drained: false, note }
     }
 }
 
@@ -179,6 +187,8 @@ pub(crate) struct Active {
     pub summary: Summary,
     /// Where the written records end.
     pub end: u64,
+    /// Where the synced records end.
+    pub synced_end: u64,
 }
 
 /// A segment that takes no more records.
@@ -197,6 +207,13 @@ pub(crate) struct Old {
 pub(crate) struct Scanned {
     pub summary: Arc<Summary>,
     pub damage: Vec<Damage>,
+}
+
+impl Old {
+    /// The damage that scanning found, if the segment had to be scanned.
+    pub fn scanned_damage(&self) -> Vec<Damage> {
+        self.scanned.get().map_or_else(Vec::new, |scanned| scanned.damage.clone())
+    }
 }
 
 /// All segments, as readers see them.
@@ -252,11 +269,33 @@ impl Segments {
         update(active.as_mut().expect("a log has an active segment from its opening on"))
     }
 
+    /// The number of the active segment.
+    pub fn active_number(&self) -> u64 {
+        self.with_active(|active| active.file.header.segment)
+    }
+
+    /// The active segment, and where its synced records end.
+    pub fn active_synced(&self) -> (Arc<SegmentFile>, u64) {
+        self.with_active(|active| (Arc::clone(&active.file), active.synced_end))
+    }
+
     /// The numbers of all segments, rising.
     pub fn numbers(&self) -> Vec<u64> {
-        let active = self.with_active(|active| active.file.header.segment);
+        let active = self.active_number();
         let old = self.old.read().unwrap_or_else(PoisonError::into_inner);
-        old.keys().copied().chain([active]).collect()
+        old.range(..active).map(|(number, _)| *number).chain([active]).collect()
+    }
+
+    /// All segments and the rows of the active one, as of one moment.
+    pub fn freeze(&self) -> (Vec<u64>, Arc<Summary>) {
+        loop {
+            let numbers = self.numbers();
+            let summary = self.with_active(|active| Arc::new(active.summary.clone()));
+            // A rotation in between would leave the new segment out.
+            if numbers.last() == Some(&summary.segment) {
+                return (numbers, summary);
+            }
+        }
     }
 
     pub fn old(&self, number: u64) -> Option<Arc<Old>> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::{Background, Config};
+use crate::config::Config;
 use crate::env::{Env, File, Lock, NameKind, OpenMode, read_exact_at, write_all_at};
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
@@ -66,6 +66,8 @@ pub(crate) struct Opened {
     pub next_lsn: u64,
     pub checkpoint: Option<Checkpoint>,
     pub totals: Totals,
+    /// The older segments, as the log lists them.
+    pub items: Vec<SegmentItem>,
     /// All losses that are on record or were just found.
     pub losses: Vec<Loss>,
     /// Fallback files that are home.
@@ -84,6 +86,19 @@ enum Found {
 /// Whether the directory holds a store; an error when it holds something else.
 pub(crate) fn check_store(env: &dyn Env, dir: &Path) -> Result<bool> {
     Ok(!matches!(find_store(env, dir)?, Found::Nothing))
+}
+
+/// Whether the store is known by its segments only.
+pub(crate) fn store_file_damaged(env: &dyn Env, dir: &Path) -> Result<bool> {
+    Ok(matches!(find_store(env, dir)?, Found::Damaged(_)))
+}
+
+/// The uuid of the store in a directory, when there is one.
+pub(crate) fn store_uuid(env: &dyn Env, dir: &Path) -> Result<Option<[u8; 16]>> {
+    Ok(match find_store(env, dir)? {
+        Found::Nothing => None,
+        Found::Store(header) | Found::Damaged(header) => Some(header.uuid),
+    })
 }
 
 fn find_store(env: &dyn Env, dir: &Path) -> Result<Found> {
@@ -175,7 +190,7 @@ pub(crate) fn write_checkpoint(env: &dyn Env, dir: &Path, checkpoint: &Checkpoin
 }
 
 /// Who holds the lock, as its note says.
-pub(crate) fn read_lock_note(env: &dyn Env, dir: &Path) -> Option<LockNote> {
+fn read_lock_note(env: &dyn Env, dir: &Path) -> Option<LockNote> {
     let path = dir.join(format::LOCK_NAME);
     let bytes = read_file(env, &path, format::LOCK_NOTE_LEN as u64).ok()?;
     LockNote::decode(&bytes).ok()
@@ -234,7 +249,7 @@ pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
     opening.run(&files)
 }
 
-fn file_damage(name: &str) -> Damage {
+pub(crate) fn file_damage(name: &str) -> Damage {
     Damage {
         segment: name.to_owned(),
         offset: 0,
@@ -277,7 +292,11 @@ fn create_store(env: &dyn Env, dir: &Path, known: Option<StoreHeader>) -> Result
 }
 
 /// The segments by number, with their generation. Files that were being prepared are removed.
-fn list_segments(env: &dyn Env, log_dir: &Path, tidy: bool) -> Result<BTreeMap<u64, u32>> {
+pub(crate) fn list_segments(
+    env: &dyn Env,
+    log_dir: &Path,
+    tidy: bool,
+) -> Result<BTreeMap<u64, u32>> {
     let names = env.list(log_dir).map_err(|error| Error::io("list", log_dir, error))?;
     let mut segments = BTreeMap::new();
     for (name, _) in names {
@@ -413,7 +432,7 @@ impl Opening<'_> {
         let last_lsn = survey.last_lsn.unwrap_or(0);
         let segment = Arc::new(segment);
         let file = Arc::clone(&segment);
-        self.segments.begin(Active { file, summary: survey.summary, end });
+        self.segments.begin(Active { file, summary: survey.summary, end, synced_end: end });
         let tail = Tail {
             segment,
             end,
@@ -525,7 +544,8 @@ impl Opening<'_> {
             records: born.records,
             last_lsn: born.last_lsn,
         };
-        let active = Active { file: born.file, summary: born.summary, end: born.end };
+        let (end, synced_end) = (born.end, born.end);
+        let active = Active { file: born.file, summary: born.summary, end, synced_end };
         self.segments.begin(active);
         Ok(self.finish(tail, set, Vec::new(), Vec::new(), next_lsn))
     }
@@ -540,9 +560,6 @@ impl Opening<'_> {
     ) -> Opened {
         let log_dir = self.config.dir.join(format::LOG_DIR);
         let preparer = Arc::new(Preparer::new(Arc::clone(self.env), log_dir.clone(), self.config));
-        if self.config.background == Background::Threads {
-            preparer.want(tail.segment.header.segment + 1);
-        }
         let all_losses = set.losses.iter().chain(&losses).copied().collect();
         let all_drained = set.drained.iter().chain(&drained).copied().collect();
         let writer = Writer {
@@ -557,6 +574,7 @@ impl Opening<'_> {
             end: tail.end,
             synced_end: tail.end,
             synced_lsn: tail.last_lsn,
+            synced_entries: self.segments.with_active(|active| active.summary.entries.len() as u64),
             group: tail.group,
             unsynced: false,
             records: tail.records,
@@ -568,6 +586,7 @@ impl Opening<'_> {
         };
         writer.publish();
         Opened {
+            items: writer.set.segments.clone(),
             store_uuid: self.header.uuid,
             segments: self.segments,
             preparer: Some(preparer),
@@ -720,8 +739,10 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     let drained = set.drained.iter().chain(&survey.drained).copied().collect();
     let end = survey.kept.last().map_or(survey.cut, Frame::end);
     let next_lsn = survey.last_lsn.unwrap_or(0) + 1;
-    segments.begin(Active { file: Arc::new(segment), summary: survey.summary, end });
+    let (file, summary) = (Arc::new(segment), survey.summary);
+    segments.begin(Active { file, summary, end, synced_end: end });
     Ok(Opened {
+        items: set.segments.clone(),
         store_uuid: header.uuid,
         segments,
         preparer: None,
@@ -736,7 +757,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
 }
 
 /// The note of a living owner; waits while it is still opening.
-fn await_owner(env: &dyn Env, config: &Config) -> Result<Option<LockNote>> {
+pub(crate) fn await_owner(env: &dyn Env, config: &Config) -> Result<Option<LockNote>> {
     let path = config.dir.join(format::LOCK_NAME);
     let deadline = env.monotonic_ms() + config.index_wait_ms;
     loop {

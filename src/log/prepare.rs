@@ -39,6 +39,8 @@ struct Slot {
     ready: Option<Ready>,
     /// A step has the file in its hands.
     lent: bool,
+    /// Preparing this segment failed; it is not tried again.
+    failed: u64,
 }
 
 #[derive(Debug)]
@@ -61,10 +63,12 @@ impl Preparer {
         }
     }
 
-    /// Asks for the file of this segment.
-    pub fn want(&self, segment: u64) {
-        if self.zero {
-            self.lock().wanted = segment;
+    /// Asks for the file of the segment behind the active one.
+    pub fn want_next(&self, active: u64) {
+        let mut slot = self.lock();
+        let failed = slot.failed == active + 1;
+        if self.zero && !failed && !slot.lent && slot.ready.is_none() {
+            slot.wanted = active + 1;
         }
     }
 
@@ -99,6 +103,7 @@ impl Preparer {
             Ok(ready) => slot.ready = Some(ready),
             Err(error) => {
                 slot.wanted = 0;
+                slot.failed = segment;
                 return Err(error);
             }
         }

@@ -182,36 +182,38 @@ impl SegmentFile {
 
     /// Scans the records from the header to `bound` and hands each item on.
     pub fn scan(&self, bound: u64, visit: &mut dyn FnMut(Item) -> Result<()>) -> Result<()> {
-        self.scan_from(SEGMENT_HEADER_LEN, bound, visit)
+        self.scan_while(SEGMENT_HEADER_LEN, bound, &mut |item| visit(item).map(|()| true))
     }
 
-    /// As [`SegmentFile::scan`], from a place where a record begins.
-    pub fn scan_from(
+    /// As [`SegmentFile::scan`], from a place where a record begins, while `visit` says so.
+    pub fn scan_while(
         &self,
         from: u64,
         bound: u64,
-        visit: &mut dyn FnMut(Item) -> Result<()>,
+        visit: &mut dyn FnMut(Item) -> Result<bool>,
     ) -> Result<()> {
         let mut scanner = Scanner::new(self, bound);
         let mut offset = from;
         let mut sound = Sequence::default();
         while offset < bound {
-            if let Some(frame) = scanner.frame(offset, sound)? {
+            let go_on = if let Some(frame) = scanner.frame(offset, sound)? {
                 offset = frame.end();
                 sound = Sequence::after(&frame.header);
-                visit(Item::Frame(frame))?;
-                continue;
-            }
-            let (next, data_end) = scanner.next_sound(offset, sound)?;
-            match next {
-                Some(next) => {
-                    visit(Item::Hole { from: offset, to: next })?;
-                    offset = next;
-                }
-                None => return visit(Item::Tail { from: offset, data_end }),
+                visit(Item::Frame(frame))?
+            } else {
+                let (next, data_end) = scanner.next_sound(offset, sound)?;
+                let from = offset;
+                let Some(to) = next else {
+                    return visit(Item::Tail { from, data_end }).map(|_| ());
+                };
+                offset = to;
+                visit(Item::Hole { from, to })?
+            };
+            if !go_on {
+                return Ok(());
             }
         }
-        visit(Item::Tail { from: offset, data_end: offset })
+        visit(Item::Tail { from: offset, data_end: offset }).map(|_| ())
     }
 }
 

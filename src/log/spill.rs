@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::env::{Env, NameKind, OpenMode, write_all_at};
+use crate::env::{Env, NameKind, OpenMode, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::format::{
     self, FileName, Flags, Frame, RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader,
@@ -118,4 +118,14 @@ pub(crate) fn read_fallback(env: &dyn Env, path: &Path) -> Result<(Vec<Frame>, [
         Ok(())
     })?;
     Ok((frames, segment.header.store_uuid, sound))
+}
+
+/// Copies a whole fallback file into quarantine. Returns the copy's name.
+pub(crate) fn quarantine_file(env: &dyn Env, dir: &Path, file: &FallbackFile) -> Result<String> {
+    let path = &file.path;
+    let source = env.open(path, OpenMode::Read).map_err(|error| Error::io("open", path, error))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    super::quarantine_bytes(env, dir, &name, 0, file.bytes, &|buffer, offset| {
+        read_exact_at(&*source, buffer, offset).map_err(|error| Error::io("read", path, error))
+    })
 }

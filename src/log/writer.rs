@@ -60,6 +60,8 @@ pub(crate) struct Writer {
     /// Where the synced records end.
     pub synced_end: u64,
     pub synced_lsn: u64,
+    /// Entries among the synced records of this segment.
+    pub synced_entries: u64,
     /// The group of the next record.
     pub group: u32,
     /// Whether records of this group were written and not yet synced.
@@ -183,6 +185,11 @@ impl Writer {
         self.unsynced = false;
         self.synced_end = self.end;
         self.synced_lsn = self.last_lsn;
+        let end = self.end;
+        self.synced_entries = self.segments.update_active(|active| {
+            active.synced_end = end;
+            active.summary.entries.len() as u64
+        });
         self.publish();
         Ok(())
     }
@@ -257,10 +264,16 @@ impl Writer {
         self.synced_end = born.end;
         self.last_lsn = born.last_lsn;
         self.synced_lsn = born.last_lsn;
+        self.synced_entries = born.summary.entries.len() as u64;
         self.group = 2;
         self.records = born.records;
         self.unsynced = false;
-        self.segments.begin(Active { file: born.file, summary: born.summary, end: born.end });
+        self.segments.begin(Active {
+            file: born.file,
+            summary: born.summary,
+            end: born.end,
+            synced_end: born.end,
+        });
     }
 
     /// The totals as of the last written record.

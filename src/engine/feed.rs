@@ -1,0 +1,206 @@
+//! From the commit path to the index: applies each committed group, or keeps it while the index
+//! loads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use super::lock;
+use super::store::Reservations;
+use crate::error::{Error, Result};
+use crate::format::Totals;
+use crate::index::Catalog;
+use crate::log::{Committed, Observer, Row};
+
+/// Takes what the log committed.
+pub(super) struct Feed {
+    /// Guards the index's phase; a group is applied outside once it is ready.
+    phase: Mutex<Phase>,
+    turned: Condvar,
+    keys: Arc<Reservations>,
+    refused: Arc<AtomicU64>,
+    captured: AtomicU64,
+    lost: AtomicU64,
+    before: Totals,
+    ticker: Option<Sender<()>>,
+}
+
+enum Phase {
+    /// Nobody has asked for the index yet; the log has all it needs.
+    Idle,
+    /// Somebody loads it; later groups wait here.
+    Loading(Vec<Committed>),
+    Ready(Arc<Catalog>),
+    Closed,
+}
+
+/// What a caller who needs the index has to do.
+pub(super) enum Turn {
+    /// Use it.
+    Use(Arc<Catalog>),
+    /// Load it; others wait meanwhile.
+    Load,
+}
+
+impl Feed {
+    pub fn new(
+        before: Totals,
+        keys: Arc<Reservations>,
+        refused: Arc<AtomicU64>,
+        ticker: Option<Sender<()>>,
+    ) -> Self {
+        Self {
+            phase: Mutex::new(Phase::Idle),
+            turned: Condvar::new(),
+            keys,
+            refused,
+            captured: AtomicU64::new(before.captured),
+            lost: AtomicU64::new(before.lost),
+            before,
+            ticker,
+        }
+    }
+
+    /// The index, or the task to load it; waits while somebody else does.
+    pub fn turn(&self, wait_ms: u64) -> Result<Turn> {
+        let mut phase = lock(&self.phase);
+        loop {
+            match &*phase {
+                Phase::Ready(catalog) => return Ok(Turn::Use(Arc::clone(catalog))),
+                Phase::Closed => return Err(Error::Closed),
+                Phase::Idle => {
+                    *phase = Phase::Loading(Vec::new());
+                    return Ok(Turn::Load);
+                }
+                Phase::Loading(_) => {}
+            }
+            let wait = Duration::from_millis(wait_ms);
+            let (woken, timeout) =
+                self.turned.wait_timeout(phase, wait).unwrap_or_else(PoisonError::into_inner);
+            phase = woken;
+            if timeout.timed_out() && matches!(&*phase, Phase::Loading(_)) {
+                return Err(Error::IndexNotReady { waited_ms: wait_ms });
+            }
+        }
+    }
+
+    /// The index, when it is loaded.
+    pub fn ready(&self) -> Option<Arc<Catalog>> {
+        match &*lock(&self.phase) {
+            Phase::Ready(catalog) => Some(Arc::clone(catalog)),
+            _ => None,
+        }
+    }
+
+    /// Begins a new load although the index was ready.
+    pub fn unload(&self) -> Result<()> {
+        let mut phase = lock(&self.phase);
+        if matches!(&*phase, Phase::Closed) {
+            return Err(Error::Closed);
+        }
+        *phase = Phase::Loading(Vec::new());
+        Ok(())
+    }
+
+    /// The loaded index takes over, with the groups above `loaded_lsn` that came meanwhile.
+    pub fn finish(&self, catalog: &Arc<Catalog>, loaded_lsn: u64) {
+        let mut phase = lock(&self.phase);
+        if let Phase::Loading(waiting) = &*phase {
+            for record in waiting.iter().filter(|record| record.lsn > loaded_lsn) {
+                apply(catalog, record);
+            }
+        }
+        if !matches!(&*phase, Phase::Closed) {
+            *phase = Phase::Ready(Arc::clone(catalog));
+        }
+        self.turned.notify_all();
+    }
+
+    /// Loading failed; the next caller tries again.
+    pub fn give_up(&self) {
+        let mut phase = lock(&self.phase);
+        if matches!(&*phase, Phase::Loading(_)) {
+            *phase = Phase::Idle;
+        }
+        self.turned.notify_all();
+    }
+
+    pub fn close(&self) {
+        *lock(&self.phase) = Phase::Closed;
+        self.turned.notify_all();
+    }
+
+    /// The totals as of the last committed group.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            captured: self.captured.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+            ..self.before
+        }
+    }
+
+    /// Counts a loss that is not written to the log, in a store opened for reading only.
+    pub fn count_lost(&self, entries: u64) {
+        self.lost.fetch_add(entries, Ordering::Relaxed);
+    }
+}
+
+impl Observer for Feed {
+    fn committed(&self, records: &[Committed]) {
+        let mut phase = lock(&self.phase);
+        let catalog = match &mut *phase {
+            Phase::Loading(waiting) => {
+                waiting.extend_from_slice(records);
+                None
+            }
+            Phase::Ready(catalog) => Some(Arc::clone(catalog)),
+            Phase::Idle | Phase::Closed => None,
+        };
+        drop(phase);
+        for record in records {
+            match &record.row {
+                Row::Entry { key, .. } => {
+                    self.captured.fetch_add(1, Ordering::Relaxed);
+                    if let Some(catalog) = &catalog {
+                        apply(catalog, record);
+                    }
+                    if let Some(key) = key {
+                        self.keys.release(key);
+                    }
+                }
+                Row::Lost(loss) => {
+                    self.lost.fetch_add(loss.entries, Ordering::Relaxed);
+                }
+                Row::Change(_) => {
+                    if let Some(catalog) = &catalog {
+                        apply(catalog, record);
+                    }
+                }
+                Row::Drained(_) | Row::None => {}
+            }
+        }
+        if let Some(ticker) = &self.ticker {
+            // A full channel means that the thread is awake anyway.
+            drop(ticker.try_send(()));
+        }
+    }
+
+    fn refused(&self, keys: &[&str], records: usize) {
+        for key in keys {
+            self.keys.release(key);
+        }
+        self.refused.fetch_add(records as u64, Ordering::Relaxed);
+    }
+}
+
+fn apply(catalog: &Catalog, record: &Committed) {
+    match &record.row {
+        Row::Entry { row, domain, failure_type, .. } => {
+            catalog.stored(record.segment, record.ordinal, row, domain, failure_type);
+        }
+        Row::Change(row) => catalog.changed(record.segment, row),
+        Row::Lost(_) | Row::Drained(_) | Row::None => {}
+    }
+}

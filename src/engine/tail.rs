@@ -1,0 +1,140 @@
+//! Following the log: every durable entry and change, in the order of their sequence numbers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::read::entry_of;
+use super::{Engine, Inner};
+use crate::entry::{Entry, EntryId, State};
+use crate::error::Result;
+use crate::format::{self, ChangeBody, Frame, Kind, SEGMENT_HEADER_LEN};
+use crate::log::Item;
+
+/// Records read ahead from one segment.
+const READ_AHEAD: usize = 256;
+
+/// One durable fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TailItem {
+    /// An entry was stored; it stands here as it was then.
+    Stored(Box<Entry>),
+    /// An entry changed.
+    Changed {
+        /// The entry.
+        id: EntryId,
+        /// The sequence number of the change.
+        lsn: u64,
+        /// Its state from then on.
+        state: Box<State>,
+    },
+}
+
+/// Walks the durable records in order. `None` means that nothing more is durable yet; asking
+/// again later goes on. Damaged records are passed over, see [`Engine::warnings`].
+#[derive(Debug)]
+pub struct Tail {
+    inner: Arc<Inner>,
+    next_lsn: u64,
+    segment: u64,
+    offset: u64,
+    ahead: VecDeque<Frame>,
+}
+
+impl TailItem {
+    /// The sequence number of the fact.
+    pub fn lsn(&self) -> u64 {
+        match self {
+            Self::Stored(entry) => entry.operation.id.0,
+            Self::Changed { lsn, .. } => *lsn,
+        }
+    }
+}
+
+impl Engine {
+    /// Follows the log from a sequence number on (0 for all of it).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`](crate::Error::Closed).
+    pub fn tail(&self, from_lsn: u64) -> Result<Tail> {
+        self.inner.check_open()?;
+        let inner = Arc::clone(&self.inner);
+        let (offset, ahead) = (SEGMENT_HEADER_LEN, VecDeque::new());
+        Ok(Tail { inner, next_lsn: from_lsn, segment: 0, offset, ahead })
+    }
+}
+
+impl Tail {
+    /// Reads some records ahead; false when nothing more is durable.
+    fn read_ahead(&mut self) -> Result<bool> {
+        self.inner.check_open()?;
+        let from = self.segment;
+        let numbers = self.inner.segments.numbers();
+        for number in numbers.into_iter().filter(|number| *number >= from) {
+            if number > self.segment {
+                (self.segment, self.offset) = (number, SEGMENT_HEADER_LEN);
+            }
+            self.read_segment(number)?;
+            if !self.ahead.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn read_segment(&mut self, number: u64) -> Result<()> {
+        let (file, end) = match self.inner.segments.old(number) {
+            Some(old) => self.inner.segments.open(&old)?,
+            None => self.inner.segments.active_synced(),
+        };
+        let (next_lsn, ahead) = (self.next_lsn, &mut self.ahead);
+        let mut offset = self.offset;
+        file.scan_while(self.offset, end, &mut |item| {
+            match item {
+                Item::Frame(frame) => {
+                    offset = frame.end();
+                    let wanted = matches!(frame.header.kind, Kind::Entry | Kind::Change);
+                    if wanted && frame.header.lsn >= next_lsn {
+                        ahead.push_back(frame);
+                    }
+                }
+                Item::Hole { to, .. } => offset = to,
+                Item::Tail { .. } => {}
+            }
+            Ok(ahead.len() < READ_AHEAD)
+        })?;
+        self.offset = offset;
+        Ok(())
+    }
+}
+
+impl Iterator for Tail {
+    type Item = Result<TailItem>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            while let Some(frame) = self.ahead.pop_front() {
+                self.next_lsn = frame.header.lsn + 1;
+                if let Some(item) = item_of(&frame) {
+                    return Some(Ok(item));
+                }
+            }
+            match self.read_ahead() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+fn item_of(frame: &Frame) -> Option<TailItem> {
+    let lsn = frame.header.lsn;
+    if frame.header.kind == Kind::Entry {
+        let body = format::decode_body(&frame.body).ok()?;
+        return Some(TailItem::Stored(Box::new(entry_of(lsn, body))));
+    }
+    let ChangeBody { target, state } = format::decode_body(&frame.body).ok()?;
+    Some(TailItem::Changed { id: EntryId(target), lsn, state: Box::new(state) })
+}

@@ -1,0 +1,249 @@
+//! Reading every byte of a store without its lock, and saying exactly what is damaged.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::env::{Disk, Env, OpenMode};
+use crate::error::{Damage, DamageKind, Error, Result};
+use crate::format::{self, Checkpoint, Kind, LockNote, Predecessor, SegmentSet};
+use crate::log::{self, Item, SegmentFile, Witness};
+
+/// After a clean close, fewer bytes than this behind the records are decay; as many or more may
+/// be the torn first write of a later process, which left no other trace.
+const TORN_BYTES_MIN: u64 = format::RECORD_HEADER_LEN as u64;
+
+/// What verifying found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Segments read.
+    pub segments: u64,
+    /// Sound records.
+    pub frames: u64,
+    /// Sound entries.
+    pub entries: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Everything that is damaged.
+    pub damage: Vec<Damage>,
+    /// Bytes of unfinished writes behind the last record; no damage.
+    pub torn_tail_bytes: u64,
+    /// `present` or `absent`; the index is derived and never decides.
+    pub index: String,
+    /// Entries in fallback files that wait to come home.
+    pub fallback: u64,
+}
+
+/// Reads every byte of a store, beside its owner too, and changes nothing. `progress` is told
+/// the bytes done and the bytes in all.
+///
+/// # Errors
+///
+/// [`Error::NotAStore`], [`Error::Version`], [`Error::Io`]. Damage is no error but in the report.
+pub fn verify(config: &Config, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
+    let env: Arc<dyn Env> = Arc::new(Disk::new());
+    verify_with(config, &env, progress)
+}
+
+pub(super) fn verify_with(
+    config: &Config,
+    env: &Arc<dyn Env>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<VerifyReport> {
+    let dir = &config.dir;
+    let mut report = VerifyReport::default();
+    if !log::check_store(&**env, dir)? {
+        let reason = "there is no store in it".to_owned();
+        return Err(Error::NotAStore { dir: dir.clone(), reason });
+    }
+    if log::store_file_damaged(&**env, dir)? {
+        report.damage.push(log::file_damage(format::STORE_NAME));
+    }
+    let note = log::await_owner(&**env, config)?;
+    let log_dir = dir.join(format::LOG_DIR);
+    let mut files = log::list_segments(&**env, &log_dir, false)?;
+    files.retain(|number, _| note.is_none_or(|note| *number <= note.segment));
+    let verifier = Verifier {
+        env,
+        config,
+        log_dir: &log_dir,
+        note,
+        checkpoint: log::read_checkpoint(&**env, dir),
+        report,
+        set: None,
+    };
+    let mut report = verifier.run(&files, progress)?;
+    let index = env.list(&dir.join(format::INDEX_DIR)).is_ok_and(|names| !names.is_empty());
+    report.index = if index { "present" } else { "absent" }.to_owned();
+    for file in log::list_fallback(&**env, &config.fallback_dir())? {
+        if let Ok((frames, _, _)) = log::read_fallback(&**env, &file.path) {
+            report.fallback += frames.len() as u64;
+        }
+    }
+    Ok(report)
+}
+
+struct Verifier<'a> {
+    env: &'a Arc<dyn Env>,
+    config: &'a Config,
+    log_dir: &'a Path,
+    note: Option<LockNote>,
+    checkpoint: Option<Checkpoint>,
+    report: VerifyReport,
+    /// The newest segment set seen.
+    set: Option<SegmentSet>,
+}
+
+impl Verifier<'_> {
+    fn run(
+        mut self,
+        files: &BTreeMap<u64, u32>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<VerifyReport> {
+        let mut opened = Vec::new();
+        for (number, generation) in files {
+            let path = self.log_dir.join(format::segment_name(*number, *generation));
+            let mmap = self.config.mmap;
+            match SegmentFile::open(&**self.env, &path, OpenMode::Read, mmap) {
+                Ok(segment) => opened.push((*number, segment)),
+                Err(Error::Damaged(damage)) => self.report.damage.push(*damage),
+                Err(error) => return Err(error),
+            }
+        }
+        let total: u64 = opened.iter().map(|(_, segment)| segment.len).sum();
+        let newest = files.last_key_value().map(|(number, _)| *number);
+        for (index, (number, segment)) in opened.iter().enumerate() {
+            let next = opened.get(index + 1).filter(|(next, _)| *next == number + 1);
+            let predecessor = next.and_then(|(_, next)| next.header.predecessor);
+            self.segment(segment, newest == Some(*number), predecessor)?;
+            progress(self.report.bytes, total);
+        }
+        self.missing(files);
+        self.report.damage.sort();
+        Ok(self.report)
+    }
+
+    fn segment(
+        &mut self,
+        segment: &SegmentFile,
+        newest: bool,
+        next: Option<Predecessor>,
+    ) -> Result<()> {
+        self.report.segments += 1;
+        self.report.bytes += segment.len;
+        if !segment.header_intact {
+            self.damage(segment, DamageKind::Header, 0, format::SEGMENT_HEADER_LEN);
+        }
+        let sealed = next.is_some_and(|next| next.footer_crc != 0);
+        if segment.trailer.is_none() && sealed {
+            let end = next.map_or(segment.len, |next| next.end).min(segment.len);
+            self.damage(segment, DamageKind::Footer, end, segment.len - end);
+        }
+        match (segment.trailer, newest) {
+            (None, true) => self.active(segment),
+            (trailer, _) => {
+                let end = next.map_or(segment.len, |next| next.end).min(segment.len);
+                self.old(segment, trailer.map_or(end, |trailer| trailer.start))
+            }
+        }
+    }
+
+    /// A segment that takes no more records: every hole is damage.
+    fn old(&mut self, segment: &SegmentFile, end: u64) -> Result<()> {
+        let scanned = log::scan_old(segment, end)?;
+        self.count(segment, end)?;
+        let expected = segment.trailer.map(|_| segment.footer());
+        if let Some(footer) = expected.transpose()? {
+            let same = footer.as_ref().is_some_and(|footer| {
+                scanned.damage.is_empty().then(|| *footer == *scanned.summary).unwrap_or(true)
+            });
+            if !same {
+                self.damage(segment, DamageKind::Footer, end, segment.len - end);
+            }
+        }
+        self.report.damage.extend(scanned.damage);
+        Ok(())
+    }
+
+    /// The segment that took the last records: a clean end, a torn tail, or damage.
+    fn active(&mut self, segment: &SegmentFile) -> Result<()> {
+        let number = segment.header.segment;
+        let owned = self.note.filter(|note| note.segment == number);
+        let witness = owned
+            .map_or(Witness::Checkpoint(self.checkpoint.as_ref()), |note| Witness::End(note.end));
+        let survey = log::survey(segment, witness)?;
+        let end = survey.kept.last().map_or(survey.cut, format::Frame::end);
+        self.count(segment, owned.map_or(end, |note| note.end).min(segment.len))?;
+        self.report.damage.extend(survey.damage);
+        let clean = self.checkpoint.is_some_and(|checkpoint| {
+            checkpoint.clean && checkpoint.segment == number && checkpoint.end == end
+        });
+        if survey.torn_bytes == 0 || owned.is_some() {
+            return Ok(());
+        }
+        if clean && self.decayed(segment, end, survey.data_end)? {
+            self.damage(segment, DamageKind::Padding, end, survey.data_end - end);
+        } else {
+            self.report.torn_tail_bytes += survey.torn_bytes;
+        }
+        Ok(())
+    }
+
+    /// Whether too few bytes are set behind the records for an unfinished write.
+    fn decayed(&self, segment: &SegmentFile, from: u64, to: u64) -> Result<bool> {
+        let mut set = 0;
+        let mut buffer = vec![0; 64 * 1024];
+        let mut offset = from;
+        while offset < to && set < TORN_BYTES_MIN {
+            let len = usize::try_from(to - offset).unwrap_or(usize::MAX).min(buffer.len());
+            let chunk = buffer.get_mut(..len).unwrap_or_default();
+            segment.read_bytes(chunk, offset)?;
+            set += chunk.iter().filter(|byte| **byte != 0).count() as u64;
+            offset += len as u64;
+        }
+        Ok(set < TORN_BYTES_MIN)
+    }
+
+    fn count(&mut self, segment: &SegmentFile, end: u64) -> Result<()> {
+        segment.scan(end, &mut |item| {
+            if let Item::Frame(frame) = item {
+                self.report.frames += 1;
+                self.report.entries += u64::from(frame.header.kind == Kind::Entry);
+                if frame.header.kind == Kind::SegmentSet {
+                    self.set = format::decode_body(&frame.body).ok().or(self.set.take());
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Segments that the newest set names and that are not there.
+    fn missing(&mut self, files: &BTreeMap<u64, u32>) {
+        let items = self.set.take().unwrap_or_default().segments;
+        for item in items.iter().filter(|item| !files.contains_key(&item.segment)) {
+            self.report.damage.push(Damage {
+                lsn_from: Some(item.first_lsn),
+                lsn_to: Some(item.last_lsn),
+                entries: Some(item.entries),
+                kind: DamageKind::Missing,
+                ..log::file_damage(&format::segment_name(item.segment, item.generation))
+            });
+        }
+    }
+
+    fn damage(&mut self, segment: &SegmentFile, kind: DamageKind, offset: u64, bytes: u64) {
+        self.report.damage.push(Damage {
+            segment: segment.name.clone(),
+            offset,
+            bytes,
+            kind,
+            lsn_from: None,
+            lsn_to: None,
+            entries: None,
+        });
+    }
+}

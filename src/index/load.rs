@@ -1,0 +1,490 @@
+//! Between memory, index and source: loading, folding changes into blocks, and the checkpoint.
+//!
+//! A block that is in neither cache nor index, or does not fit the resident part of its segment,
+//! is built again from summaries: a column from its own segment's, the newest changes from those
+//! of all segments that changed it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::Result;
+use crate::format::{Position, Summary};
+
+use super::cache::{Block, Placed};
+use super::catalog::State;
+use super::keys::Filter;
+use super::postings::{
+    Bytes, Change, Changes, Column, Kind, put_varint, read_block, remove_block, write_block,
+};
+use super::segment::{Segment, Terms};
+use super::{Catalog, Loaded, Source};
+
+/// Changes that may wait in overlays in a small store, about 3 MiB.
+const OVERLAY_MIN: usize = 1 << 16;
+/// In a large store, one waiting change for this many entries: each fold writes whole blocks.
+const OVERLAY_SHARE: u64 = 32;
+/// Newest changes gathered while loading, about 8 MiB; beyond it their blocks stay cold and are
+/// built when first wanted.
+const GATHERED_MAX: usize = if cfg!(test) { 8 } else { 1 << 17 };
+/// Entries of the cold segments whose blocks are built in one pass over the summaries.
+const PASS_ENTRIES: u64 = if cfg!(test) { 16 } else { 1 << 17 };
+
+/// The newest changes by segment, while they are gathered.
+type Gathered = HashMap<u64, BTreeMap<u32, Change>>;
+
+impl Catalog {
+    /// Fills the catalog, from the index if it is exactly as of `watermark` (given after a clean
+    /// stop only), else from the summaries of all segments; then the index is cleared first.
+    ///
+    /// `progress` hears how many segments are done, of how many. Nothing may be stored or changed
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When a summary cannot be read. The catalog is empty then.
+    pub fn load(
+        &self,
+        source: &dyn Source,
+        watermark: Option<u64>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Loaded> {
+        let segments = source.segments();
+        *self.write() = State::default();
+        self.cache().clear();
+        let reused = watermark.is_some_and(|lsn| self.reuse(source, lsn, &segments));
+        if !reused {
+            let cleared = self.index.clear();
+            if let Err(error) = cleared {
+                tracing::warn!(%error, "the index could not be cleared, its blocks do not count");
+            }
+            self.rebuild(source, &segments, progress)?;
+        }
+        let count = segments.len() as u64;
+        progress(count, count);
+        Ok(Loaded { reused, entries: self.len(), segments: count })
+    }
+
+    /// Writes what the index does not have yet and then, if everything here is at or below the
+    /// given sequence number, the watermark that lets [`Catalog::load`] take it all back.
+    ///
+    /// It may run beside stores and changes; then the index may end up without a watermark.
+    ///
+    /// # Errors
+    /// When the index refuses, or a summary is needed and cannot be read.
+    pub fn checkpoint(&self, source: &dyn Source, watermark_lsn: u64) -> Result<()> {
+        // First, so that a stop in the middle leaves no watermark over a mixture.
+        remove_block(&*self.index, Kind::Watermark, 0)?;
+        self.fold(source)?;
+        let state = self.read();
+        let segments: Vec<Arc<Segment>> = state.segments.values().cloned().collect();
+        let terms = state.terms.clone();
+        let newest = state.stored_lsn.max(state.changed_lsn);
+        let changed_lsn = state.changed_lsn;
+        let exact = state.overlay_len == 0 && newest.is_none_or(|lsn| lsn <= watermark_lsn);
+        drop(state);
+        let unkept = self.cache().unkept();
+        // Columns of sealed segments are cheap to build again: they are put when one is missed.
+        for (kind, segment, block) in unkept.into_iter().filter(|(kind, ..)| *kind == Kind::Changes)
+        {
+            self.put(kind, segment, &block)?;
+            self.cache().keep(kind, segment);
+        }
+        for segment in &segments {
+            self.put_segment(segment, &terms)?;
+        }
+        if exact {
+            let mut block = Vec::new();
+            put_varint(&mut block, watermark_lsn);
+            put_varint(&mut block, self.stamps.load(Ordering::Relaxed));
+            put_varint(&mut block, u64::from(changed_lsn.is_some()));
+            put_varint(&mut block, changed_lsn.unwrap_or(0));
+            let listed = source.segments();
+            put_varint(&mut block, listed.len() as u64);
+            listed.iter().for_each(|number| put_varint(&mut block, *number));
+            put_varint(&mut block, segments.len() as u64);
+            for segment in &segments {
+                put_varint(&mut block, segment.number);
+                put_varint(&mut block, u64::from(segment.len()));
+                put_varint(&mut block, segment.stamp);
+                put_varint(&mut block, segment.changed_lsn);
+            }
+            // Last: whoever finds the watermark finds all blocks before it.
+            write_block(&*self.index, Kind::Watermark, 0, &block)?;
+        }
+        self.index.sync()
+    }
+
+    /// Folds the changes that wait in memory into their blocks. Call it from background work, so
+    /// that no reader has to.
+    ///
+    /// # Errors
+    /// When a block has to be built and a summary cannot be read.
+    pub fn fold(&self, source: &dyn Source) -> Result<()> {
+        if self.folding.swap(true, Ordering::Acquire) {
+            return Ok(());
+        }
+        let waiting: Vec<u64> = self.read().overlays.keys().copied().collect();
+        let folded = waiting.into_iter().try_for_each(|number| self.fold_one(source, number));
+        self.folding.store(false, Ordering::Release);
+        folded
+    }
+
+    /// Folds if more changes wait than memory is meant for.
+    pub(super) fn fold_if_full(&self, source: &dyn Source) -> Result<()> {
+        let state = self.read();
+        let share = usize::try_from(state.len / OVERLAY_SHARE).unwrap_or(usize::MAX);
+        let full = state.overlay_len > OVERLAY_MIN.max(share);
+        drop(state);
+        if full { self.fold(source) } else { Ok(()) }
+    }
+
+    /// A column of a sealed segment.
+    pub(super) fn column(
+        &self,
+        source: &dyn Source,
+        kind: Kind,
+        segment: &Segment,
+    ) -> Result<Arc<Column>> {
+        let fits = |column: &Column| column.len() == segment.len() as usize;
+        let cached = self.cache().get(kind, segment.number);
+        if let Some(Block::Column(column)) = cached
+            && fits(&column)
+        {
+            return Ok(column);
+        }
+        let block = read_block(&*self.index, kind, segment.number);
+        let read = block.and_then(|block| {
+            let mut bytes = Bytes::new(&block);
+            Column::decode(&mut bytes).filter(|column| bytes.is_empty() && fits(column))
+        });
+        if let Some(column) = read {
+            let column = Arc::new(column);
+            self.hold(kind, segment.number, Block::Column(Arc::clone(&column)), true);
+            return Ok(column);
+        }
+        let column = Arc::new(gather_column(&*source.summary(segment.number)?, kind, segment));
+        let block = Block::Column(Arc::clone(&column));
+        let kept = self.put(kind, segment.number, &block).is_ok();
+        self.hold(kind, segment.number, block, kept);
+        Ok(column)
+    }
+
+    /// The newest changes of a segment, without those that wait in its overlay.
+    pub(super) fn changes(&self, source: &dyn Source, segment: &Segment) -> Result<Arc<Changes>> {
+        if segment.stamp == 0 {
+            return Ok(Arc::default());
+        }
+        let cached = self.cache().get(Kind::Changes, segment.number);
+        if let Some(Block::Changes(changes)) = cached
+            && changes.stamp == segment.stamp
+        {
+            return Ok(changes);
+        }
+        let block = read_block(&*self.index, Kind::Changes, segment.number);
+        let read = block.and_then(|block| Changes::decode(&block));
+        if let Some(changes) = read
+            && changes.stamp == segment.stamp
+            && changes.rows.last().is_none_or(|row| row.ordinal < segment.len())
+        {
+            let changes = Arc::new(changes);
+            let block = Block::Changes(Arc::clone(&changes));
+            self.hold(Kind::Changes, segment.number, block, true);
+            return Ok(changes);
+        }
+        let around = if segment.cold { self.cold_after(segment) } else { Vec::new() };
+        let mut wanted = Arc::default();
+        // The one asked for is last, so that the cache keeps it longest.
+        for changes in gather_changes(source, &around, segment)? {
+            let (number, changes) = (changes.0, Arc::new(changes.1));
+            let block = Block::Changes(Arc::clone(&changes));
+            let kept = self.put(Kind::Changes, number, &block).is_ok();
+            self.hold(Kind::Changes, number, block, kept);
+            if let Some(held) = self.write().segments.get_mut(&number)
+                && held.cold
+                && held.stamp == changes.stamp
+            {
+                let held = Arc::make_mut(held);
+                (held.cold, held.kept) = (false, false);
+            }
+            wanted = changes;
+        }
+        Ok(wanted)
+    }
+
+    /// The cold segments next to one, as many as are built in one pass.
+    fn cold_after(&self, segment: &Segment) -> Vec<Arc<Segment>> {
+        let mut entries = u64::from(segment.len());
+        let state = self.read();
+        let (newer, older) =
+            (state.segments.range(segment.number..), state.segments.range(..segment.number));
+        // On both sides, as listings start from the newest, and replays from the oldest.
+        let mut near: Vec<&Arc<Segment>> = newer.map(|(_, near)| near).skip(1).collect();
+        near.extend(older.map(|(_, near)| near));
+        near.retain(|near| near.cold);
+        near.sort_by_key(|near| near.number.abs_diff(segment.number));
+        let fits = near.into_iter().take_while(|near| {
+            entries += u64::from(near.len());
+            entries <= PASS_ENTRIES
+        });
+        fits.cloned().collect()
+    }
+
+    fn fold_one(&self, source: &dyn Source, number: u64) -> Result<()> {
+        let state = self.read();
+        let segment = state.segments.get(&number).cloned();
+        let overlay = state.overlays.get(&number).cloned();
+        drop(state);
+        let (Some(segment), Some(overlay)) = (segment, overlay) else { return Ok(()) };
+        let before = self.changes(source, &segment)?;
+        let stamp = self.stamps.fetch_add(1, Ordering::Relaxed) + 1;
+        let changes = Arc::new(Changes { stamp, rows: merge(&before.rows, &overlay) });
+        let block = Block::Changes(changes);
+        let kept = self.put(Kind::Changes, number, &block).is_ok();
+        let mut state = self.write();
+        if let Some(held) = state.segments.get_mut(&number) {
+            let held = Arc::make_mut(held);
+            held.stamp = stamp;
+            (held.cold, held.kept) = (false, false);
+        }
+        let mut left = state.overlays.remove(&number).unwrap_or_default();
+        let waited = left.len();
+        left.retain(|ordinal, change| overlay.get(ordinal) != Some(change));
+        state.overlay_len = (state.overlay_len + left.len()).saturating_sub(waited);
+        if !left.is_empty() {
+            state.overlays.insert(number, left);
+        }
+        drop(state);
+        self.hold(Kind::Changes, number, block, kept);
+        Ok(())
+    }
+
+    /// Puts a block into the cache, and what falls out of it into the index.
+    fn hold(&self, kind: Kind, segment: u64, block: Block, kept: bool) {
+        let dropped = self.cache().insert(kind, segment, block, kept);
+        for (kind, segment, block) in dropped {
+            // Columns are cheap to build again; newest changes are not.
+            if kind == Kind::Changes
+                && let Err(error) = self.put(kind, segment, &block)
+            {
+                tracing::debug!(segment, %error, "a block is not kept and may be built again");
+            }
+        }
+    }
+
+    fn put(&self, kind: Kind, segment: u64, block: &Block) -> Result<()> {
+        let bytes = match block {
+            Block::Changes(changes) => changes.encode(),
+            Block::Column(column) => {
+                let mut bytes = Vec::with_capacity(column.bytes() + 5);
+                column.encode(&mut bytes);
+                bytes
+            }
+        };
+        write_block(&*self.index, kind, segment, &bytes)
+    }
+
+    fn put_segment(&self, segment: &Arc<Segment>, terms: &Terms) -> Result<()> {
+        if segment.kept && segment.filter_kept {
+            return Ok(());
+        }
+        if !segment.filter_kept {
+            write_block(&*self.index, Kind::Filter, segment.number, &segment.filter.encode())?;
+            if let Some(open) = &segment.open {
+                let (created, keys) = segment.columns(open);
+                let number = segment.number;
+                self.put(Kind::Created, number, &Block::Column(Arc::new(created)))?;
+                self.put(Kind::Keys, number, &Block::Column(Arc::new(keys)))?;
+            }
+        }
+        write_block(&*self.index, Kind::Segment, segment.number, &segment.encode(terms))?;
+        let mut state = self.write();
+        if let Some(held) = state.segments.get_mut(&segment.number)
+            && Arc::ptr_eq(held, segment)
+        {
+            let held = Arc::make_mut(held);
+            (held.kept, held.filter_kept) = (true, true);
+        }
+        Ok(())
+    }
+
+    /// Takes the index as it is; false, and nothing is changed, unless it fits in full.
+    fn reuse(&self, source: &dyn Source, watermark: u64, listed: &[u64]) -> bool {
+        let Some((mut state, stamps)) = self.read_state(watermark, listed) else { return false };
+        if let Some(last) = state.segments.values_mut().next_back() {
+            let created = self.column(source, Kind::Created, last);
+            let keys = self.column(source, Kind::Keys, last);
+            let (Ok(created), Ok(keys)) = (created, keys) else { return false };
+            Arc::make_mut(last).reopen(&created, &keys);
+        }
+        self.stamps.store(stamps, Ordering::Relaxed);
+        *self.write() = state;
+        true
+    }
+
+    fn read_state(&self, watermark: u64, listed: &[u64]) -> Option<(State, u64)> {
+        let block = read_block(&*self.index, Kind::Watermark, 0)?;
+        let mut bytes = Bytes::new(&block);
+        let (lsn, stamps) = (bytes.varint()?, bytes.varint()?);
+        let (changed, changed_lsn) = (bytes.varint()?, bytes.varint()?);
+        let numbers = (0..bytes.varint()?).map(|_| bytes.varint()).collect::<Option<Vec<_>>>()?;
+        if lsn != watermark || numbers != listed {
+            return None;
+        }
+        let changed_lsn = (changed != 0).then_some(changed_lsn);
+        let mut state = State { changed_lsn, ..State::default() };
+        for _ in 0..bytes.varint()? {
+            let number = bytes.varint()?;
+            let filter = Filter::decode(&read_block(&*self.index, Kind::Filter, number)?)?;
+            let block = read_block(&*self.index, Kind::Segment, number)?;
+            let segment = Segment::decode(&block, filter, &mut state.terms)?;
+            let (len, stamp, changed) = (bytes.varint()?, bytes.varint()?, bytes.varint()?);
+            let fits = segment.number == number
+                && u64::from(segment.len()) == len
+                && segment.stamp == stamp
+                && segment.changed_lsn == changed;
+            if !fits {
+                return None;
+            }
+            state.admit(segment);
+        }
+        bytes.is_empty().then_some((state, stamps))
+    }
+
+    fn rebuild(
+        &self,
+        source: &dyn Source,
+        segments: &[u64],
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        let mut state = State::default();
+        let mut gathered = Some((Gathered::new(), 0));
+        for (done, number) in (0..).zip(segments) {
+            progress(done, segments.len() as u64);
+            let summary = source.summary(*number)?;
+            self.cache_sealed(state.add_entries(*number, &summary));
+            for row in &summary.changes {
+                let Some((target, ordinal)) = state.apply(*number, row) else { continue };
+                if let Some((changes, count)) = &mut gathered {
+                    let position = Position { segment: *number, offset: row.offset };
+                    let change = Change { ordinal, lsn: row.lsn, position };
+                    let before = changes.entry(target).or_default().insert(ordinal, change);
+                    *count += usize::from(before.is_none());
+                }
+            }
+            gathered = gathered.filter(|(_, count)| *count <= GATHERED_MAX);
+        }
+        let mut changes = gathered.map_or_else(Gathered::new, |(changes, _)| changes);
+        for (number, segment) in &mut state.segments {
+            if segment.changed_in.is_empty() {
+                continue;
+            }
+            let stamp = self.stamps.fetch_add(1, Ordering::Relaxed) + 1;
+            let held = Arc::make_mut(segment);
+            (held.stamp, held.cold) = (stamp, !changes.contains_key(number));
+            if let Some(changes) = changes.remove(number) {
+                let rows = changes.into_values().collect();
+                let block = Block::Changes(Arc::new(Changes { stamp, rows }));
+                self.hold(Kind::Changes, *number, block, false);
+            }
+        }
+        *self.write() = state;
+        Ok(())
+    }
+}
+
+impl State {
+    /// Adds the entries of a summary; returns the columns of the segments that are sealed by it.
+    fn add_entries(&mut self, number: u64, summary: &Summary) -> Vec<Placed> {
+        let terms: Vec<u32> = summary.terms.iter().map(|text| self.terms.number(text)).collect();
+        let unknown = self.terms.number("");
+        let term = |number: u32| terms.get(number as usize).copied().unwrap_or(unknown);
+        let mut sealed = Vec::new();
+        for row in &summary.entries {
+            if self.stored_lsn.is_none_or(|highest| row.lsn > highest) {
+                let (domain, failure_type) = (term(row.domain), term(row.failure_type));
+                sealed.extend(self.push(number, summary.folded_lsn, row, domain, failure_type));
+            }
+        }
+        sealed
+    }
+
+    /// Adds a segment that was read from the index.
+    fn admit(&mut self, segment: Segment) {
+        for (key, count) in segment.cells.iter().filter(|(_, count)| *count > 0) {
+            if key.status != super::segment::GONE {
+                *self.totals.entry(key).or_default() += u64::from(count);
+                self.len += u64::from(count);
+            }
+        }
+        if let (Some(first), Some(last)) = (segment.lsns.min(), segment.lsns.max()) {
+            self.starts.insert(first, segment.number);
+            self.stored_lsn = self.stored_lsn.max(Some(last));
+        }
+        self.segments.insert(segment.number, Arc::new(segment));
+    }
+}
+
+/// A column as the summary has it. An entry that the summary no longer lists is gone; its number
+/// does not matter.
+fn gather_column(summary: &Summary, kind: Kind, segment: &Segment) -> Column {
+    let mut rows = summary.entries.iter().peekable();
+    let numbers = segment.lsns.iter().map(|lsn| {
+        while rows.next_if(|row| row.lsn < lsn).is_some() {}
+        let row = rows.next_if(|row| row.lsn == lsn);
+        match kind {
+            Kind::Keys => row.map_or(0, |row| row.key_hash),
+            _ => row.map_or(0, |row| row.created_ms.saturating_sub(segment.created_min)),
+        }
+    });
+    numbers.collect()
+}
+
+/// The newest changes as the summaries have them, up to what each segment was told of; those of
+/// the one asked for are last.
+fn gather_changes(
+    source: &dyn Source,
+    around: &[Arc<Segment>],
+    wanted: &Segment,
+) -> Result<Vec<(u64, Changes)>> {
+    let segments: Vec<&Segment> = around.iter().map(|near| &**near).chain([wanted]).collect();
+    let sources: BTreeSet<u64> =
+        segments.iter().flat_map(|segment| segment.changed_in.iter().copied()).collect();
+    let by_start: BTreeMap<u64, (usize, &Segment)> = (0..)
+        .zip(&segments)
+        .filter_map(|(at, segment)| Some((segment.lsns.min()?, (at, *segment))))
+        .collect();
+    let mut newest = vec![BTreeMap::<u32, Change>::new(); segments.len()];
+    for number in sources {
+        let summary = source.summary(number)?;
+        for row in &summary.changes {
+            let near = by_start.range(..=row.target).next_back();
+            let Some((at, segment)) = near.map(|(_, near)| *near) else { continue };
+            if row.lsn <= segment.folded_lsn || row.lsn > segment.changed_lsn {
+                continue;
+            }
+            let Some(ordinal) = segment.ordinal(row.target) else { continue };
+            let position = Position { segment: number, offset: row.offset };
+            let change = Change { ordinal, lsn: row.lsn, position };
+            let Some(newest) = newest.get_mut(at) else { continue };
+            let held = newest.entry(ordinal).or_insert(change);
+            if held.lsn < change.lsn {
+                *held = change;
+            }
+        }
+    }
+    let gathered = segments.iter().zip(newest).map(|(segment, rows)| {
+        (segment.number, Changes { stamp: segment.stamp, rows: rows.into_values().collect() })
+    });
+    Ok(gathered.collect())
+}
+
+fn merge(rows: &[Change], overlay: &BTreeMap<u32, Change>) -> Vec<Change> {
+    let mut merged: BTreeMap<u32, Change> = rows.iter().map(|row| (row.ordinal, *row)).collect();
+    for (ordinal, change) in overlay {
+        let held = merged.entry(*ordinal).or_insert(*change);
+        if held.lsn < change.lsn {
+            *held = *change;
+        }
+    }
+    merged.into_values().collect()
+}
