@@ -4,3 +4,4 @@ mod env;
 mod env_simulated;
 mod format;
 mod format_bodies;
+mod format_golden;
