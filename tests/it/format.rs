@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::ops::Range;
+use std::path::Path;
 
 use deadletter::format::{
     CHECKPOINT_LEN, Checkpoint, FOOTER_TRAILER_LEN, FileName, Flags, FooterTrailer, FormatError,
@@ -14,7 +15,6 @@ use deadletter::format::{
 };
 use proptest::prelude::*;
 
-const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/format.md");
 /// All eight bytes differ from zero.
 const ONES: u64 = u64::MAX;
 
@@ -80,10 +80,11 @@ impl Layout {
     }
 }
 
-/// Compares a fenced block of the document, found by its first line, with what it must be.
-fn expect_block(rendered: &str) {
+/// Compares a fenced block of a document, found by its first line, with what it must be.
+pub(crate) fn expect_block(name: &str, rendered: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     let title = rendered.lines().next().unwrap();
-    let document = fs::read_to_string(DOCUMENT).unwrap();
+    let document = fs::read_to_string(&path).unwrap();
     let opening = format!("```text\n{title}\n");
     let start = document.find(&opening).unwrap_or_else(|| panic!("no block {title}")) + 8;
     let end = start + document[start..].find("```").unwrap();
@@ -92,10 +93,10 @@ fn expect_block(rendered: &str) {
     }
     assert!(
         std::env::var_os("UPDATE_EXPECT").is_some(),
-        "docs/format.md, {title}; UPDATE_EXPECT=1 writes this:\n{rendered}\ninstead of:\n{}",
+        "{name}, {title}; UPDATE_EXPECT=1 writes this:\n{rendered}\ninstead of:\n{}",
         &document[start..end]
     );
-    fs::write(DOCUMENT, format!("{}{rendered}{}", &document[..start], &document[end..])).unwrap();
+    fs::write(&path, format!("{}{rendered}{}", &document[..start], &document[end..])).unwrap();
 }
 
 fn store_header() -> StoreHeader {
@@ -421,7 +422,7 @@ fn the_document_states_the_real_layouts() {
         checkpoint_layout(),
         lock_layout(),
     ] {
-        expect_block(&table);
+        expect_block("docs/format.md", &table);
     }
 }
 

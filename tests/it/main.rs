@@ -5,3 +5,4 @@ mod env_simulated;
 mod format;
 mod format_bodies;
 mod format_golden;
+mod tidy;
