@@ -60,7 +60,8 @@ use upkeep::Threads;
 #[derive(Debug, Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
-    owner: Arc<Owner>,
+    /// Shared by all handles; the last one closes the store.
+    _owner: Arc<Owner>,
 }
 
 /// What all handles share.
@@ -223,7 +224,7 @@ impl Engine {
             threads,
             closed: AtomicBool::new(false),
         });
-        Self { owner: Arc::new(Owner { inner: Arc::clone(&inner) }), inner }
+        Self { _owner: Arc::new(Owner { inner: Arc::clone(&inner) }), inner }
     }
 
     /// What opening found and did.

@@ -183,7 +183,7 @@ impl Observer for Feed {
         }
         if let Some(ticker) = &self.ticker {
             // A full channel means that the thread is awake anyway.
-            drop(ticker.try_send(()));
+            let _ = ticker.try_send(());
         }
     }
 

@@ -116,7 +116,8 @@ impl Inner {
         let cache_bytes = usize::try_from(self.config.index_cache_bytes).unwrap_or(usize::MAX);
         let catalog = Arc::new(Catalog::new(index, cache_bytes));
         let loaded = catalog.load(&source, watermark, &mut |_, _| {})?;
-        tracing::debug!(entries = loaded.entries, reused = loaded.reused, "the index is loaded");
+        let memory_bytes = catalog.memory_bytes();
+        tracing::debug!(?loaded, memory_bytes, "the index is loaded");
         if let (true, Some(watermark)) = (loaded.reused, watermark) {
             self.catch_up(&catalog, &source, watermark)?;
         }
@@ -173,7 +174,7 @@ impl Inner {
     }
 
     /// Puts damage on record unless it is; counts the entries that it took.
-    pub(super) fn put_on_record(
+    fn put_on_record(
         &self,
         segment: u64,
         damage: &Damage,

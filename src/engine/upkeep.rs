@@ -77,7 +77,7 @@ impl Threads {
     pub fn wake(&self) {
         if let Some(flush) = &*lock(&self.flush) {
             // A full channel means that it is awake anyway.
-            drop(flush.try_send(()));
+            let _ = flush.try_send(());
         }
     }
 

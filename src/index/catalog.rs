@@ -122,14 +122,6 @@ impl Catalog {
         cells
     }
 
-    /// The newest entry that is present.
-    pub fn newest(&self) -> Option<u64> {
-        self.read().segments.values().rev().find_map(|segment| {
-            let present = (0..segment.len()).rev().find(|at| segment.status(*at).is_some())?;
-            segment.lsns.select(u64::from(present))
-        })
-    }
-
     /// How many entries are present.
     pub fn len(&self) -> u64 {
         self.read().len

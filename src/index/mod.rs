@@ -50,8 +50,6 @@ pub trait Index: Send + Sync {
     /// # Errors
     /// As [`Index::put`]; then the store is off and gives nothing back.
     fn clear(&self) -> Result<()>;
-    /// How many bytes the store takes.
-    fn bytes(&self) -> u64;
 }
 
 /// Where summaries come from: footers, or a scan. It gives the current rows of the active
@@ -110,13 +108,6 @@ pub struct MemIndex {
     values: RwLock<HashMap<Vec<u8>, Vec<u8>>>,
 }
 
-impl MemIndex {
-    /// An empty index.
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
 impl Index for MemIndex {
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
         self.values.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
@@ -140,10 +131,5 @@ impl Index for MemIndex {
     fn clear(&self) -> Result<()> {
         self.values.write().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
-    }
-
-    fn bytes(&self) -> u64 {
-        let values = self.values.read().unwrap_or_else(PoisonError::into_inner);
-        values.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
     }
 }

@@ -210,11 +210,6 @@ impl Index for SledIndex {
         *self.db.write().unwrap_or_else(PoisonError::into_inner) = self.open_db();
         Ok(())
     }
-
-    fn bytes(&self) -> u64 {
-        let files = self.files().unwrap_or_default();
-        files.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum()
-    }
 }
 
 impl Drop for SledIndex {

@@ -66,9 +66,6 @@ impl Index for Careless {
     fn clear(&self) -> Result<()> {
         self.inner.clear()
     }
-    fn bytes(&self) -> u64 {
-        self.inner.bytes()
-    }
 }
 
 #[derive(Debug, Clone)]
@@ -279,7 +276,7 @@ impl Pair {
                     self.catalog.checkpoint(&self.rows, self.lsn).unwrap();
                 }
                 let clean = (*damage > 1).then_some(self.lsn);
-                self.catalog = Catalog::new(Arc::new(MemIndex::new()), 0);
+                self.catalog = Catalog::new(Arc::new(MemIndex::default()), 0);
                 self.reload(open(*damage == 7), clean);
                 self.check();
             }
@@ -327,7 +324,6 @@ impl Pair {
 
     fn check(&self) {
         assert_eq!(self.catalog.len(), self.known.len() as u64);
-        assert_eq!(self.catalog.newest(), self.known.keys().next_back().copied());
         let mut cells = BTreeMap::<_, u64>::new();
         for known in self.known.values() {
             let key = (known.status, known.domain.as_str(), known.kind.as_str());
@@ -374,7 +370,7 @@ proptest! {
 
     #[test]
     fn answers_are_those_of_the_list(steps in prop::collection::vec(step(), 1..150)) {
-        let index = Arc::new(MemIndex::new());
+        let index = Arc::new(MemIndex::default());
         run(&steps, &|_| Arc::clone(&index) as Arc<dyn Index>);
     }
 
@@ -489,7 +485,7 @@ fn a_clean_stop_reuses_and_anything_else_rebuilds() {
 #[test]
 fn a_checkpoint_behind_the_commits_is_not_reused() {
     let rows = large(100, 50, true);
-    let index: Arc<dyn Index> = Arc::new(MemIndex::new());
+    let index: Arc<dyn Index> = Arc::new(MemIndex::default());
     let catalog = Catalog::new(Arc::clone(&index), 1 << 20);
     catalog.load(&rows, None, &mut |_, _| {}).unwrap();
     catalog.checkpoint(&rows, 120).unwrap();
@@ -521,10 +517,10 @@ fn figures() {
     println!("memory {} KiB, resident +{} KiB", catalog.memory_bytes() >> 10, resident() - before);
     timed("checkpoint", &mut || {
         catalog.checkpoint(&rows, lsn).unwrap();
-        catalog.index.bytes()
+        lsn
     });
     println!("resident +{} KiB", resident() - before);
-    catalog = Catalog::new(Arc::new(MemIndex::new()), 0);
+    catalog = Catalog::new(Arc::new(MemIndex::default()), 0);
     println!("closed, resident +{} KiB", resident() - before);
     timed("open sled", &mut || {
         catalog = Catalog::new(open(), 8 << 20);
@@ -611,7 +607,7 @@ fn a_change_that_is_folded_in_does_not_count_again() {
         let mut summary = summary.clone();
         summary.changes.truncate(kept);
         let rows = Rows(Mutex::new(vec![Arc::new(summary)]));
-        let catalog = Catalog::new(Arc::new(MemIndex::new()), 0);
+        let catalog = Catalog::new(Arc::new(MemIndex::default()), 0);
         catalog.load(&rows, None, &mut |_, _| {}).unwrap();
         let found = catalog.locate(&rows, 1).unwrap().unwrap();
         assert_eq!((found.status, found.change), expected);

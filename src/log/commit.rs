@@ -217,6 +217,9 @@ impl Commit {
     pub fn with_writer<T>(&self, act: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
         let mut state = self.lock();
         let mut writer = loop {
+            if state.closed {
+                return Err(Error::Closed);
+            }
             if let Some(writer) = state.writer.take() {
                 break writer;
             }
@@ -224,23 +227,21 @@ impl Commit {
         };
         drop(state);
         let result = act(&mut writer);
-        self.lock().writer = Some(writer);
+        self.lock().give_back(writer);
         self.wake.notify_all();
         result
     }
 
-    /// Refuses all later calls with [`Error::Closed`].
+    /// Refuses all later calls with [`Error::Closed`], and frees the lock once no group is in
+    /// flight; after a stall the leader frees it when it returns.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
         state.wake_all();
+        let writer = state.writer.take();
         drop(state);
         self.wake.notify_all();
-    }
-
-    /// Why the log takes nothing more, when it does not.
-    pub fn failure(&self) -> Option<String> {
-        self.lock().failure.clone()
+        drop(writer);
     }
 
     /// The highest number given so far.
@@ -287,7 +288,7 @@ impl Commit {
         let now = self.env.monotonic_ms();
         let mut state = self.lock();
         leader.finished = true;
-        state.writer = Some(writer);
+        state.give_back(writer);
         state.settle(result.map(|_| ()), &group, (taken_to, sync, bytes), now);
         state.wake_all();
         if state.failure.is_some() {
@@ -349,6 +350,11 @@ impl State {
         }
     }
 
+    /// Takes the writer back from whoever led; a closed log lets it go, and the lock with it.
+    fn give_back(&mut self, writer: Box<Writer>) {
+        self.writer = (!self.closed).then_some(writer);
+    }
+
     fn outcome(&self, ticket: Ticket, durability: Durability) -> Option<Result<()>> {
         let refused = self.refused.iter().find(|(range, _)| {
             range.first_lsn <= ticket.last_lsn && ticket.first_lsn <= range.last_lsn
@@ -363,6 +369,9 @@ impl State {
         };
         if reached {
             return Some(Ok(()));
+        }
+        if self.closed {
+            return Some(Err(Error::Closed));
         }
         let reason = self.failure.clone()?;
         Some(Err(Error::Indeterminate { reason }))

@@ -1,5 +1,7 @@
 //! The behaviors a user could notice, one file each.
 
+#[cfg(feature = "cli")]
+mod cli;
 mod env;
 mod env_simulated;
 mod format;

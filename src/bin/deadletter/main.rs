@@ -1,1 +1,78 @@
-fn main() {}
+//! The `deadletter` command: parse, run one verb, turn the outcome into an exit code.
+
+mod args;
+mod bytes;
+mod capture;
+mod checkpoint;
+mod completions;
+mod dump;
+mod export;
+mod facets;
+mod failure;
+mod import;
+mod list;
+mod man;
+mod output;
+mod put;
+mod rebuild_index;
+mod run;
+mod settings;
+mod show;
+mod stats;
+mod verify;
+
+use std::panic;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser as _;
+
+use crate::args::{Cli, Command};
+use crate::failure::Exit;
+use crate::settings::Context;
+
+fn main() -> ExitCode {
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or_else(String::new, ToString::to_string);
+        output::report_bug(&place);
+    }));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are data, everything else is words; clap knows which.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+        }
+    };
+    match panic::catch_unwind(|| dispatch(&cli)) {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(error)) => ExitCode::from(output::report(&error) as u8),
+        Err(_) => ExitCode::from(Exit::Bug as u8),
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<u8> {
+    let exit = match &cli.command {
+        Command::Completions(args) => completions::completions(args),
+        Command::Man => man::man(),
+        command => {
+            let context = Context::new(&cli.global)?;
+            match command {
+                Command::Run(args) => return run::run(&context, args),
+                Command::Put(args) => put::put(&context, args),
+                Command::Import(args) => import::import(&context, args),
+                Command::Export(args) => export::export(&context, args),
+                Command::List(args) => list::list(&context, args),
+                Command::Show(args) => show::show(&context, args),
+                Command::Stats(_) => stats::stats(&context),
+                Command::Facets(args) => facets::facets(&context, args),
+                Command::Verify(_) => verify::verify(&context),
+                Command::Dump(args) => dump::dump(&context, args),
+                Command::RebuildIndex(_) => rebuild_index::rebuild_index(&context),
+                Command::Checkpoint(_) => checkpoint::checkpoint(&context),
+                Command::Completions(_) | Command::Man => Ok(Exit::Done),
+            }
+        }
+    }?;
+    Ok(exit as u8)
+}

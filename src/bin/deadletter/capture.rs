@@ -1,0 +1,68 @@
+//! Stores one failure whatever happens: in the store, else in a fallback file of its own.
+
+use anyhow::Error;
+use deadletter::{Durability, NewFailure, Spilled, Stored};
+
+use crate::failure::{Exit, Refusal, exit_of};
+use crate::settings::{Context, Work};
+
+/// Where a failure ended up.
+pub enum Capture {
+    /// In the store.
+    Stored(Stored),
+    /// In a fallback file, because of this.
+    Spilled(Spilled, Error),
+    /// Nowhere, because of this.
+    Lost(Error),
+}
+
+/// Stores a failure as durably as asked, else as the settings say.
+pub fn capture(context: &Context, failure: NewFailure, durability: Option<Durability>) -> Capture {
+    let engine = match context.open_writer(Work::Once) {
+        Ok(engine) => engine,
+        Err(cause) => return spill(context, failure, cause),
+    };
+    let stored = match durability {
+        Some(durability) => engine.store_with(failure, durability),
+        None => engine.store(failure),
+    };
+    match stored {
+        Ok(stored) => {
+            if let Err(error) = engine.close() {
+                // The entry has the durability it reports; only the next open takes longer.
+                context.output.warning(&format!("the store was not closed cleanly: {error}"));
+            }
+            Capture::Stored(stored)
+        }
+        Err(error) => {
+            // Closing first gives the fallback directory a single writer.
+            let _ = engine.close();
+            spill(context, *error.failure, error.source.into())
+        }
+    }
+}
+
+/// An error with its causes on one line.
+pub fn one_line(error: &Error) -> String {
+    format!("{error:#}")
+}
+
+fn spill(context: &Context, failure: NewFailure, cause: Error) -> Capture {
+    // Bad input stays bad, and a directory that is not ours gets no file of ours.
+    if exit_of(&cause) == Exit::Usage {
+        return Capture::Lost(cause);
+    }
+    let spilled = context
+        .writer_config(Work::Once)
+        .and_then(|config| Ok(deadletter::spill(&config, failure).map_err(|error| error.source)?));
+    match spilled {
+        Ok(spilled) => Capture::Spilled(spilled, cause),
+        Err(error) => {
+            let both = cause.context(Refusal::new(
+                Exit::NotCaptured,
+                format!("not captured: no fallback file either ({})", one_line(&error)),
+            ));
+            Capture::Lost(both)
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Statistics, the accounting of every entry ever offered, and the bytes on disk.
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use deadletter::{Engine, Status};
+use serde_json::{Map, Value};
+
+use crate::failure::Exit;
+use crate::output;
+use crate::settings::Context;
+
+/// Statistics, accounting, and bytes on disk
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  deadletter stats --json")]
+pub struct StatsArgs {}
+
+/// Keys of the reference that count one status, beside `by_status`.
+const STATUS_KEYS: [(&str, Status); 9] = [
+    ("pending", Status::Pending),
+    ("pending_count", Status::Pending),
+    ("resolved", Status::Resolved),
+    ("resolved_count", Status::Resolved),
+    ("requires_review", Status::RequiresReview),
+    // The reference gives these two the same number.
+    ("reviewing_count", Status::RequiresReview),
+    ("rejected", Status::Rejected),
+    ("archived", Status::Archived),
+    ("replaying", Status::Replaying),
+];
+
+pub fn stats(context: &Context) -> Result<Exit> {
+    let engine = context.open_reader()?;
+    let statistics = collect(&engine)?;
+    context.warn_of_damage(&engine);
+    if context.output.json {
+        context.output.json(&statistics)?;
+        return Ok(Exit::Done);
+    }
+    let mut rows = Vec::new();
+    output::flatten("", &Value::Object(statistics), &mut rows);
+    context.output.table(&[], rows)?;
+    Ok(Exit::Done)
+}
+
+fn collect(engine: &Engine) -> Result<Map<String, Value>> {
+    let statistics = engine.statistics()?;
+    let mut all = Map::new();
+    for (key, status) in STATUS_KEYS {
+        let count = statistics.by_status.get(&status).copied().unwrap_or(0);
+        all.insert(key.to_owned(), count.into());
+    }
+    let act = "cannot write the statistics";
+    if let Value::Object(fields) = serde_json::to_value(&statistics).context(act)? {
+        all.extend(fields);
+    }
+    let (accounting, bytes) = (engine.accounting()?, engine.bytes()?);
+    all.insert("accounting".into(), serde_json::to_value(accounting).context(act)?);
+    all.insert("bytes".into(), serde_json::to_value(bytes).context(act)?);
+    Ok(all)
+}
