@@ -581,13 +581,8 @@ impl Opening<'_> {
             end: survey.cut,
             footer_crc: segment.trailer.map_or(0, |trailer| trailer.crc(segment.header.salt)),
         };
-<<<<<<< HEAD
-        self.segments.add_old(number, segment.header.generation, Some(survey.cut));
-        let cut = (segment.trailer.is_none() && all_kept && survey.cut <= segment.len)
-=======
         self.segments.add_old(number, item.generation, Some(survey.cut), Some(item));
-        let cut = (segment.trailer.is_none() && all_kept && survey.cut < segment.len)
->>>>>>> f5e9581e2e26e9d9d109f9c7e052eec20085e84b
+        let cut = (segment.trailer.is_none() && all_kept && survey.cut <= segment.len)
             .then_some(survey.cut);
         let opened = self.begin(next_number, Some(predecessor), set, carried, last_lsn + 1)?;
         if let Some(cut) = cut {
