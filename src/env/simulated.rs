@@ -364,7 +364,8 @@ impl State {
         Ok(())
     }
 
-    /// The step of a sync. A failed one has lost what it should have written.
+    /// The step of a sync. A failed one has lost what it should have written; names stay pending,
+    /// for a journal gives up as a whole, and without one the next name writes the block again.
     fn sync_once(&mut self, target: Target, name: &Arc<str>) -> io::Result<()> {
         let kind = match target {
             Target::File(_) => OperationKind::Sync,
@@ -373,9 +374,8 @@ impl State {
         if !matches!(self.step(kind, name, (0, 0))?, Effect::Lose) {
             return Ok(());
         }
-        match target {
-            Target::File(id) => self.volume.lose_file(id),
-            Target::Names(dir) => self.volume.lose_names(dir),
+        if let Target::File(id) = target {
+            self.volume.lose_file(id);
         }
         Err(Errno::IO.into())
     }
