@@ -28,3 +28,7 @@ pub use env::{
 };
 pub use error::{Damage, DamageKind, Error, Result};
 pub use log::OpenReport;
+/// A bug for this project's own crash tests to find.
+#[cfg(feature = "planted")]
+#[doc(hidden)]
+pub use log::planted;

@@ -2,5 +2,6 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+mod crash;
 mod env;
 mod env_simulated;
