@@ -526,9 +526,13 @@ impl Opening<'_> {
         carried: Vec<Pending>,
         next_lsn: u64,
     ) -> Result<Opened> {
+        let log_dir = self.config.dir.join(format::LOG_DIR);
+        // The process that named the segments before may have died before their names were
+        // durable; a power cut could then keep the new name without the old ones.
+        self.env.sync_dir(&log_dir).map_err(|e| Error::io("sync the folder", &log_dir, e))?;
         let birth = Birth {
             env: &**self.env,
-            log_dir: &self.config.dir.join(format::LOG_DIR),
+            log_dir: &log_dir,
             config: self.config,
             store_uuid: self.header.uuid,
             segment: number,
