@@ -252,7 +252,13 @@ impl Inner {
             }
         }
         // Whatever lies there was left by a crash; it is never opened.
-        self.env.remove_dir_all(&folder).map_err(|error| Error::io("remove", &folder, error))?;
+        let removed = match self.env.remove_dir_all(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                self.env.unlink(&folder)
+            }
+            other => other,
+        };
+        removed.map_err(|error| Error::io("remove", &folder, error))?;
         let mut uuid = [0; 16];
         self.env
             .fill_random(&mut uuid)

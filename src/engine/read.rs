@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::load::{Live, row_time, segment_label};
 use super::{Inner, lock};
+use crate::config::Durability;
 use crate::entry::{Entry, EntryId, FailedOperation, State};
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{self, ChangeBody, EntryBody, Frame, Kind, Loss, Position};
@@ -150,8 +151,14 @@ impl Inner {
         }
         let now = self.env.wall_ms();
         let draft = Draft::new(Kind::Lost, &loss, now, Note::Lost(loss))?;
-        if let Err(error) = commit.submit(vec![draft], crate::config::Durability::Written) {
+        let written = Durability::Written;
+        // The counts must agree with the index as soon as the caller looks.
+        let waited = commit.submit(vec![draft], written).and_then(|at| commit.wait(at, written));
+        if let Err(error) = waited {
             tracing::warn!(%error, %damage, "a loss could not be written to the log");
+            if !matches!(error, Error::Stalled { .. }) {
+                self.feed.count_lost(loss.entries);
+            }
         }
         self.threads.wake();
         Ok(())
@@ -164,6 +171,10 @@ impl Inner {
         }
         let (file, _) = self.segments.open(&old)?;
         let to = (loss.offset + loss.bytes).min(file.len);
+        if loss.offset >= to {
+            // The bytes are gone with the end of the file.
+            return Ok(());
+        }
         log::quarantine(&*self.env, &self.config.dir, &file, loss.offset, to).map(|_| ())
     }
 

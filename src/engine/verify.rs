@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::env::{Disk, Env, OpenMode};
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{self, Checkpoint, Kind, LockNote, Predecessor, SegmentSet};
-use crate::log::{self, Item, SegmentFile, Witness};
+use crate::log::{self, Extent, Item, SegmentFile, Witness};
 
 /// After a clean close, fewer bytes than this behind the records are decay; as many or more may
 /// be the torn first write of a later process, which left no other trace.
@@ -65,6 +65,8 @@ pub(super) fn verify_with(
     }
     let note = log::await_owner(&**env, config)?;
     let log_dir = dir.join(format::LOG_DIR);
+    // First the checkpoint: what it names is there, or is missing.
+    let checkpoint = log::read_checkpoint(&**env, dir);
     let mut files = log::list_segments(&**env, &log_dir, false)?;
     files.retain(|number, _| note.is_none_or(|note| *number <= note.segment));
     let verifier = Verifier {
@@ -72,9 +74,11 @@ pub(super) fn verify_with(
         config,
         log_dir: &log_dir,
         note,
-        checkpoint: log::read_checkpoint(&**env, dir),
+        checkpoint,
         report,
         set: None,
+        last_lsn: 0,
+        newest_entries: 0,
     };
     let mut report = verifier.run(&files, progress)?;
     let index = env.list(&dir.join(format::INDEX_DIR)).is_ok_and(|names| !names.is_empty());
@@ -96,6 +100,10 @@ struct Verifier<'a> {
     report: VerifyReport,
     /// The newest segment set seen.
     set: Option<SegmentSet>,
+    /// The highest sequence number of the segments read.
+    last_lsn: u64,
+    /// How many entries the newest segment took.
+    newest_entries: u64,
 }
 
 impl Verifier<'_> {
@@ -105,22 +113,31 @@ impl Verifier<'_> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<VerifyReport> {
         let mut opened = Vec::new();
+        let mut unreadable = Vec::new();
         for (number, generation) in files {
             let path = self.log_dir.join(format::segment_name(*number, *generation));
             let mmap = self.config.mmap;
             match SegmentFile::open(&**self.env, &path, OpenMode::Read, mmap) {
                 Ok(segment) => opened.push((*number, segment)),
-                Err(Error::Damaged(damage)) => self.report.damage.push(*damage),
+                Err(Error::Damaged(damage)) => unreadable.push((*number, *damage)),
                 Err(error) => return Err(error),
             }
         }
         let total: u64 = opened.iter().map(|(_, segment)| segment.len).sum();
         let newest = files.last_key_value().map(|(number, _)| *number);
+        self.read_set(opened.iter().rev().map(|(_, segment)| segment))?;
         for (index, (number, segment)) in opened.iter().enumerate() {
             let next = opened.get(index + 1).filter(|(next, _)| *next == number + 1);
             let predecessor = next.and_then(|(_, next)| next.header.predecessor);
             self.segment(segment, newest == Some(*number), predecessor)?;
+            if let (Some(trailer), true) = (segment.trailer, newest == Some(*number)) {
+                self.newest_entries = u64::from(trailer.entries);
+            }
             progress(self.report.bytes, total);
+        }
+        for (number, damage) in unreadable {
+            let damage = self.whole(number, damage);
+            self.report.damage.push(damage);
         }
         self.missing(files);
         self.report.damage.sort();
@@ -145,16 +162,23 @@ impl Verifier<'_> {
         }
         match (segment.trailer, newest) {
             (None, true) => self.active(segment),
-            (trailer, _) => {
-                let end = next.map_or(segment.len, |next| next.end).min(segment.len);
-                self.old(segment, trailer.map_or(end, |trailer| trailer.start))
+            _ => {
+                let number = segment.header.segment;
+                let items = self.set.iter().flat_map(|set| &set.segments);
+                let item = items.clone().find(|item| item.segment == number).copied();
+                self.old(segment, Extent::of(segment, next.map(|next| next.end), item.as_ref()))
             }
         }
     }
 
     /// A segment that takes no more records: every hole is damage.
-    fn old(&mut self, segment: &SegmentFile, end: u64) -> Result<()> {
-        let scanned = log::scan_old(segment, end)?;
+    fn old(&mut self, segment: &SegmentFile, extent: Extent) -> Result<()> {
+        let scanned = log::scan_old(segment, extent)?;
+        let end = extent.end.min(segment.len);
+        let rows = &scanned.summary;
+        let last_lsn = rows.entries.last().map(|row| row.lsn).max(extent.last_lsn);
+        let last_lsn = last_lsn.max(rows.changes.last().map(|row| row.lsn));
+        self.last_lsn = self.last_lsn.max(last_lsn.unwrap_or(0));
         self.count(segment, end)?;
         let expected = segment.trailer.map(|_| segment.footer());
         if let Some(footer) = expected.transpose()? {
@@ -176,6 +200,7 @@ impl Verifier<'_> {
         let witness = owned
             .map_or(Witness::Checkpoint(self.checkpoint.as_ref()), |note| Witness::End(note.end));
         let survey = log::survey(segment, witness)?;
+        self.last_lsn = self.last_lsn.max(survey.last_lsn.unwrap_or(0));
         let end = survey.kept.last().map_or(survey.cut, format::Frame::end);
         self.count(segment, owned.map_or(end, |note| note.end).min(segment.len))?;
         self.report.damage.extend(survey.damage);
@@ -213,17 +238,58 @@ impl Verifier<'_> {
             if let Item::Frame(frame) = item {
                 self.report.frames += 1;
                 self.report.entries += u64::from(frame.header.kind == Kind::Entry);
-                if frame.header.kind == Kind::SegmentSet {
-                    self.set = format::decode_body(&frame.body).ok().or(self.set.take());
-                }
             }
             Ok(())
         })
     }
 
-    /// Segments that the newest set names and that are not there.
+    /// Reads the newest segment set, which says what the older segments hold.
+    fn read_set<'s>(&mut self, segments: impl Iterator<Item = &'s SegmentFile>) -> Result<()> {
+        for segment in segments {
+            segment.scan_while(format::SEGMENT_HEADER_LEN, segment.len, &mut |item| {
+                if let Item::Frame(frame) = item
+                    && frame.header.kind == Kind::SegmentSet
+                {
+                    self.set = format::decode_body(&frame.body).ok();
+                }
+                Ok(false)
+            })?;
+            if self.set.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A segment of which nothing can be read: all that it held is lost.
+    fn whole(&self, number: u64, damage: Damage) -> Damage {
+        let items = self.set.iter().flat_map(|set| &set.segments);
+        let item = items.clone().find(|item| item.segment == number).copied();
+        let beyond = self.checkpoint.filter(|checkpoint| checkpoint.segment == number);
+        let item =
+            item.or(beyond.map(|checkpoint| log::last_item(&checkpoint, self.last_lsn, None)));
+        let Some(item) = item else { return damage };
+        Damage {
+            lsn_from: Some(item.first_lsn),
+            lsn_to: Some(item.last_lsn),
+            entries: Some(item.entries),
+            ..damage
+        }
+    }
+
+    /// Segments that the newest set or the checkpoint names and that are not there.
     fn missing(&mut self, files: &BTreeMap<u64, u32>) {
-        let items = self.set.take().unwrap_or_default().segments;
+        let newest = files.last_key_value().map_or(0, |(number, _)| *number);
+        let known = self.note.map_or(u64::MAX, |note| note.segment);
+        let beyond = self
+            .checkpoint
+            .filter(|checkpoint| checkpoint.segment > newest && checkpoint.segment <= known);
+        let set = self.set.take().unwrap_or_default();
+        let last = beyond.map(|checkpoint| {
+            let captured = set.totals.captured + self.newest_entries;
+            log::last_item(&checkpoint, self.last_lsn, Some(captured))
+        });
+        let items: Vec<_> = set.segments.into_iter().chain(last).collect();
         for item in items.iter().filter(|item| !files.contains_key(&item.segment)) {
             self.report.damage.push(Damage {
                 lsn_from: Some(item.first_lsn),

@@ -25,17 +25,18 @@ use crate::entry::Status;
 use crate::env::{Env, OpenMode, write_all_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    self, ChangeRow, DrainedBody, EntryRow, Frame, Kind, Loss, Position, RecordHeader, Summary,
+    self, ChangeRow, DrainedBody, EntryRow, Frame, Kind, Loss, Position, RecordHeader, SegmentItem,
+    Summary,
 };
 
 pub(crate) use commit::{Commit, Ticket};
 pub use open::OpenReport;
 pub(crate) use open::{
-    Opened, await_owner, check_store, file_damage, list_segments, open, open_read_only,
+    Opened, await_owner, check_store, file_damage, last_item, list_segments, open, open_read_only,
     read_checkpoint, store_file_damaged, store_uuid, write_checkpoint,
 };
 pub(crate) use prepare::Preparer;
-pub(crate) use recover::{Witness, change_note, entry_note, quarantine, scan_old, survey};
+pub(crate) use recover::{Extent, Witness, change_note, entry_note, quarantine, scan_old, survey};
 pub(crate) use segment::{Item, SegmentFile};
 pub(crate) use spill::{
     FallbackFile, list_fallback, quarantine_file, read_fallback, write_fallback,
@@ -198,6 +199,8 @@ pub(crate) struct Old {
     pub generation: u32,
     /// Where its records end, as the segment behind it says; `None` when nobody says.
     pub bound: Option<u64>,
+    /// What the log lists of it; `None` for one that was sealed since.
+    item: Option<SegmentItem>,
     /// Rows read from the records, for a segment without a sound footer.
     scanned: OnceLock<Arc<Scanned>>,
 }
@@ -247,13 +250,19 @@ impl Segments {
         let mut current = self.active.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = current.take() {
             let header = &before.file.header;
-            self.add_old(header.segment, header.generation, Some(before.end));
+            self.add_old(header.segment, header.generation, Some(before.end), None);
         }
         *current = Some(active);
     }
 
-    pub fn add_old(&self, number: u64, generation: u32, bound: Option<u64>) {
-        let old = Old { number, generation, bound, scanned: OnceLock::new() };
+    pub fn add_old(
+        &self,
+        number: u64,
+        generation: u32,
+        bound: Option<u64>,
+        item: Option<SegmentItem>,
+    ) {
+        let old = Old { number, generation, bound, item, scanned: OnceLock::new() };
         let mut list = self.old.write().unwrap_or_else(PoisonError::into_inner);
         list.insert(number, Arc::new(old));
     }
@@ -377,8 +386,9 @@ impl Segments {
         if let Some(scanned) = old.scanned.get() {
             return Ok(Arc::clone(scanned));
         }
-        let (file, end) = self.open(old)?;
-        let scanned = Arc::new(recover::scan_old(&file, end)?);
+        let (file, _) = self.open(old)?;
+        let extent = Extent::of(&file, old.bound, old.item.as_ref());
+        let scanned = Arc::new(recover::scan_old(&file, extent)?);
         Ok(Arc::clone(old.scanned.get_or_init(|| scanned)))
     }
 }

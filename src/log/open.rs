@@ -7,6 +7,9 @@
 //!    durable the next open does the same again.
 //! 3. the old file is cut: until then the new segment's header says where it ends.
 
+mod missing;
+mod read_only;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::env::{Env, File, Lock, NameKind, OpenMode, read_exact_at, write_all_at};
-use crate::error::{Damage, DamageKind, Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::format::{
     self, CHECKPOINT_NAMES, Checkpoint, FileName, FormatError, Frame, LockNote, Loss, Predecessor,
     SegmentItem, SegmentSet, StoreHeader, Totals,
@@ -26,6 +29,9 @@ use super::recover::{self, Survey, Witness};
 use super::segment::SegmentFile;
 use super::writer::{Birth, Pending, Writer};
 use super::{Active, Draft, Segments};
+
+pub(crate) use missing::{file_damage, last_item, loss, missing_damage};
+pub(crate) use read_only::{await_owner, open_read_only};
 
 /// Pause between two tries for the lock.
 const LOCK_RETRY_MS: u64 = 10;
@@ -168,8 +174,14 @@ pub(crate) fn read_checkpoint(env: &dyn Env, dir: &Path) -> Option<Checkpoint> {
     slots.max_by_key(|checkpoint| checkpoint.sequence)
 }
 
-/// Writes the older checkpoint slot and syncs it.
-pub(crate) fn write_checkpoint(env: &dyn Env, dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
+/// Writes the older checkpoint slot. Without `sync` a power failure may leave the slot before it,
+/// which only costs a recovery.
+pub(crate) fn write_checkpoint(
+    env: &dyn Env,
+    dir: &Path,
+    checkpoint: &Checkpoint,
+    sync: bool,
+) -> Result<()> {
     let index = usize::from(checkpoint.sequence % 2 == 1);
     let name = CHECKPOINT_NAMES.get(index).copied().unwrap_or_default();
     let path = dir.join(name);
@@ -182,8 +194,10 @@ pub(crate) fn write_checkpoint(env: &dyn Env, dir: &Path, checkpoint: &Checkpoin
     let file: Arc<dyn File> = file.map_err(|error| Error::io("open", &path, error))?;
     write_all_at(&*file, &checkpoint.encode(), 0)
         .map_err(|error| Error::io("write", &path, error))?;
-    file.sync().map_err(|error| Error::io("sync", &path, error))?;
-    if created {
+    if sync {
+        file.sync().map_err(|error| Error::io("sync", &path, error))?;
+    }
+    if sync && created {
         env.sync_dir(dir).map_err(|error| Error::io("sync the folder", dir, error))?;
     }
     Ok(())
@@ -218,8 +232,12 @@ fn take_lock(env: &dyn Env, config: &Config) -> Result<Arc<dyn Lock>> {
 /// Opens a store for writing, making it when the directory is empty or missing.
 pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
     let dir = &config.dir;
-    find_store(&**env, dir)?;
-    env.create_dir(dir).map_err(|error| Error::io("create", dir, error))?;
+    let found = find_store(&**env, dir)?;
+    refuse_newer(&**env, &dir.join(format::LOG_DIR))?;
+    // A store file is only written once its directory is durable, a segment once its folder is.
+    if !matches!(found, Found::Store(_)) {
+        env.create_dir(dir).map_err(|error| Error::io("create", dir, error))?;
+    }
     let lock = take_lock(&**env, config)?;
     let mut report = OpenReport::default();
     let header = match find_store(&**env, dir)? {
@@ -234,9 +252,17 @@ pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
         }
     };
     let log_dir = dir.join(format::LOG_DIR);
-    env.create_dir(&log_dir).map_err(|error| Error::io("create", &log_dir, error))?;
     let checkpoint = read_checkpoint(&**env, dir);
-    let files = list_segments(&**env, &log_dir, true)?;
+    let files = match list_segments(&**env, &log_dir, true) {
+        Ok(files) if !files.is_empty() => files,
+        Err(Error::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io("list", &log_dir, source));
+        }
+        _ => {
+            env.create_dir(&log_dir).map_err(|error| Error::io("create", &log_dir, error))?;
+            BTreeMap::new()
+        }
+    };
     let opening = Opening {
         env,
         config,
@@ -249,16 +275,17 @@ pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
     opening.run(&files)
 }
 
-pub(crate) fn file_damage(name: &str) -> Damage {
-    Damage {
-        segment: name.to_owned(),
-        offset: 0,
-        bytes: 0,
-        kind: DamageKind::File,
-        lsn_from: None,
-        lsn_to: None,
-        entries: None,
+/// Refuses a log with a segment of a newer version, before anything is changed.
+fn refuse_newer(env: &dyn Env, log_dir: &Path) -> Result<()> {
+    for (number, generation) in list_segments(env, log_dir, false)? {
+        let path = log_dir.join(format::segment_name(number, generation));
+        if let Err(error @ Error::Version { .. }) =
+            SegmentFile::open(env, &path, OpenMode::Read, false)
+        {
+            return Err(error);
+        }
     }
+    Ok(())
 }
 
 /// Writes the store file under a temporary name, so that it is there whole or not at all.
@@ -297,10 +324,16 @@ pub(crate) fn list_segments(
     log_dir: &Path,
     tidy: bool,
 ) -> Result<BTreeMap<u64, u32>> {
-    let names = env.list(log_dir).map_err(|error| Error::io("list", log_dir, error))?;
+    let names = match env.list(log_dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        other => other.map_err(|error| Error::io("list", log_dir, error))?,
+    };
     let mut segments = BTreeMap::new();
-    for (name, _) in names {
+    for (name, kind) in names {
         match FileName::parse(&name) {
+            FileName::Segment(..) if !matches!(kind, NameKind::File(_)) => {
+                tracing::warn!(name, "not a regular file in the place of a segment");
+            }
             FileName::Segment(number, generation) => {
                 let known = segments.entry(number).or_insert(generation);
                 *known = generation.max(*known);
@@ -360,17 +393,31 @@ impl Opening<'_> {
         self.carry_over(&segment, survey, set, missing)
     }
 
+    /// Segments behind the newest file that the checkpoint proves: lists them, as lost.
+    fn lose_last(&mut self, set: &mut SegmentSet, newest: u64, last_lsn: u64) {
+        let Some(checkpoint) = self.checkpoint.filter(|known| known.segment > newest) else {
+            return;
+        };
+        let item = last_item(&checkpoint, last_lsn, Some(set.totals.captured));
+        self.lose_item(set, item, missing_damage(&item));
+    }
+
+    /// Lists a segment of which nothing is left, so that its entries are counted, as lost.
+    fn lose_item(&mut self, set: &mut SegmentSet, item: SegmentItem, damage: Damage) {
+        set.segments.push(item);
+        set.totals.captured += item.entries;
+        set.totals.lost += item.entries;
+        set.losses.push(loss(item.segment, &damage));
+        self.report.lost.push(damage);
+    }
+
     /// A store without a segment: new, or its log is gone.
     fn begin_empty(mut self) -> Result<Opened> {
         let next_lsn = self.checkpoint.map_or(1, |checkpoint| checkpoint.last_lsn + 1);
         let number = self.checkpoint.map_or(1, |checkpoint| checkpoint.segment + 1);
+        let mut set = SegmentSet::default();
         if next_lsn > 1 {
-            self.report.lost.push(Damage {
-                kind: DamageKind::Missing,
-                lsn_from: Some(1),
-                lsn_to: Some(next_lsn - 1),
-                ..file_damage(format::LOG_DIR)
-            });
+            self.lose_last(&mut set, 0, 0);
         }
         let predecessor = (next_lsn > 1).then(|| Predecessor {
             segment: number - 1,
@@ -378,7 +425,7 @@ impl Opening<'_> {
             end: 0,
             footer_crc: 0,
         });
-        self.begin(number, predecessor, SegmentSet::default(), Vec::new(), next_lsn)
+        self.begin(number, predecessor, set, Vec::new(), next_lsn)
     }
 
     /// The newest segment cannot be read at all: its records are lost, the rest goes on.
@@ -388,30 +435,70 @@ impl Opening<'_> {
         newest: u64,
         damage: Damage,
     ) -> Result<Opened> {
-        let set = self.rebuild_set(files, newest)?;
-        let known = self.checkpoint.map_or(0, |checkpoint| checkpoint.last_lsn);
+        let mut set = self.rebuild_set(files, newest)?;
         let before = set.segments.last().map_or(0, |item| item.last_lsn);
-        // Without a witness leave room for as many records as the file could hold.
-        let room = damage.bytes / format::RECORD_HEADER_LEN as u64;
-        let last_lsn = if known > before { known } else { before + room };
-        for item in &set.segments {
-            self.segments.add_old(item.segment, item.generation, None);
-        }
-        self.report.lost.push(Damage {
-            lsn_from: Some(before + 1),
-            lsn_to: Some(last_lsn),
+        let known = self.checkpoint.filter(|checkpoint| checkpoint.segment == newest);
+        let item = match known {
+            Some(checkpoint) => last_item(&checkpoint, before, None),
+            // Without a witness leave room for as many records as the file could hold.
+            None => SegmentItem {
+                segment: newest,
+                generation: 0,
+                first_lsn: before + 1,
+                last_lsn: before + 1 + damage.bytes / format::RECORD_HEADER_LEN as u64,
+                entries: 0,
+            },
+        };
+        let damage = Damage {
+            lsn_from: Some(item.first_lsn),
+            lsn_to: Some(item.last_lsn),
+            entries: known.map(|_| item.entries),
             ..damage
-        });
-        let predecessor = Predecessor { segment: newest, last_lsn, end: 0, footer_crc: 0 };
-        self.begin(newest + 1, Some(predecessor), set, Vec::new(), last_lsn + 1)
+        };
+        self.segments.add_old(newest, 0, None, Some(item));
+        if let Err(error) = self.put_file_aside(newest) {
+            tracing::warn!(%error, "a segment that cannot be read was not put into quarantine");
+        }
+        self.lose_item(&mut set, item, damage);
+        self.lose_last(&mut set, newest, item.last_lsn);
+        let last = set.segments.last().copied().unwrap_or(item);
+        let (number, last_lsn) = (last.segment, last.last_lsn);
+        let predecessor = Predecessor { segment: number, last_lsn, end: 0, footer_crc: 0 };
+        self.begin(number + 1, Some(predecessor), set, Vec::new(), last_lsn + 1)
     }
 
-    /// The set of older segments, from the files themselves.
+    /// Copies a segment that cannot be read at all into quarantine.
+    fn put_file_aside(&mut self, number: u64) -> Result<()> {
+        let path = self.segments.path(number, 0);
+        let open = self.env.open(&path, OpenMode::Read);
+        let file = open.map_err(|error| Error::io("open", &path, error))?;
+        let len = file.len().map_err(|error| Error::io("measure", &path, error))?;
+        let name = format::segment_name(number, 0);
+        let name =
+            super::quarantine_bytes(&**self.env, &self.config.dir, &name, 0, len, &|to, at| {
+                read_exact_at(&*file, to, at).map_err(|error| Error::io("read", &path, error))
+            })?;
+        self.report.quarantined.push(name);
+        Ok(())
+    }
+
+    /// The set of older segments: the newest one that can be read, and the files since.
     fn rebuild_set(&mut self, files: &BTreeMap<u64, u32>, newest: u64) -> Result<SegmentSet> {
         let mut set = SegmentSet::default();
-        for (number, generation) in files.range(..newest) {
-            self.segments.add_old(*number, *generation, None);
+        let older = || files.range(..newest).rev();
+        let first = older().find_map(|(number, generation)| {
+            set = self.read_set(*number, *generation)?;
+            Some(*number)
+        });
+        for item in &set.segments {
+            self.segments.add_old(item.segment, item.generation, None, Some(*item));
+        }
+        for (number, generation) in files.range(first.unwrap_or(0)..newest) {
+            self.segments.add_old(*number, *generation, None, None);
             let Ok(summary) = self.segments.summary(*number) else { continue };
+            let holes =
+                self.segments.old(*number).map_or_else(Vec::new, |old| old.scanned_damage());
+            let lost: u64 = holes.iter().filter_map(|damage| damage.entries).sum();
             let lsns = summary.entries.iter().map(|row| row.lsn);
             let lsns = lsns.chain(summary.changes.iter().map(|row| row.lsn));
             set.segments.push(SegmentItem {
@@ -419,11 +506,20 @@ impl Opening<'_> {
                 generation: *generation,
                 first_lsn: lsns.clone().min().unwrap_or(0),
                 last_lsn: lsns.max().unwrap_or(0),
-                entries: summary.entries.len() as u64,
+                entries: summary.entries.len() as u64 + lost,
             });
-            set.totals.captured += summary.entries.len() as u64;
+            set.totals.captured += summary.entries.len() as u64 + lost;
         }
         Ok(set)
+    }
+
+    /// The set at the head of an older segment.
+    fn read_set(&self, number: u64, generation: u32) -> Option<SegmentSet> {
+        let path = self.segments.path(number, generation);
+        let segment = SegmentFile::open(&**self.env, &path, OpenMode::Read, false).ok()?;
+        let frame = segment.read_frame(format::SEGMENT_HEADER_LEN, segment.len).ok()?;
+        let is_set = frame.header.kind == format::Kind::SegmentSet;
+        is_set.then(|| format::decode_body(&frame.body).ok()).flatten()
     }
 
     /// Continues the newest segment after a clean close.
@@ -454,13 +550,14 @@ impl Opening<'_> {
         let all_kept = self.put_aside(segment, &survey);
         let number = segment.header.segment;
         let cut_lsn = survey.cut_lsn.unwrap_or(segment.header.base_lsn.saturating_sub(1));
-        set.segments.push(SegmentItem {
+        let item = SegmentItem {
             segment: number,
             generation: segment.header.generation,
             first_lsn: segment.header.base_lsn,
             last_lsn: cut_lsn,
             entries: survey.entries,
-        });
+        };
+        set.segments.push(item);
         set.losses.extend(&survey.losses);
         let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(number, damage)).collect();
         let lost = survey.losses.iter().chain(&found).chain(&missing);
@@ -470,6 +567,8 @@ impl Opening<'_> {
         set.losses.extend(missing);
         set.drained.extend(&survey.drained);
         self.report.lost.extend(survey.damage.iter().cloned());
+        self.lose_last(&mut set, number, cut_lsn);
+        let next_number = set.segments.last().map_or(number, |item| item.segment) + 1;
         self.report.torn_bytes = survey.torn_bytes;
         self.report.carried_records = survey.kept.len() as u64;
         let carried = survey.kept.into_iter();
@@ -483,12 +582,13 @@ impl Opening<'_> {
             end: survey.cut,
             footer_crc: segment.trailer.map_or(0, |trailer| trailer.crc(segment.header.salt)),
         };
-        self.segments.add_old(number, segment.header.generation, Some(survey.cut));
-        let cut = (segment.trailer.is_none() && all_kept && survey.cut < segment.len)
+        self.segments.add_old(number, item.generation, Some(survey.cut), Some(item));
+        let cut = (segment.trailer.is_none() && all_kept && survey.cut <= segment.len)
             .then_some(survey.cut);
-        let opened = self.begin(number + 1, Some(predecessor), set, carried, last_lsn + 1)?;
+        let opened = self.begin(next_number, Some(predecessor), set, carried, last_lsn + 1)?;
         if let Some(cut) = cut {
-            // Only space: the new segment's header says where this one ends.
+            // Only space, reserved space behind the end included: the new segment's header says
+            // where this one ends.
             if let Err(error) = segment.file.set_len(cut) {
                 tracing::warn!(%error, segment = segment.name, "cannot cut the old segment");
             }
@@ -628,17 +728,6 @@ fn carry(frame: Frame, store_uuid: [u8; 16]) -> Result<Pending> {
     Ok(Pending { lsn: frame.header.lsn, draft, flags: frame.header.flags })
 }
 
-fn loss(segment: u64, damage: &Damage) -> Loss {
-    Loss {
-        segment,
-        offset: damage.offset,
-        bytes: damage.bytes,
-        lsn_from: damage.lsn_from.unwrap_or(1),
-        lsn_to: damage.lsn_to.unwrap_or(0),
-        entries: damage.entries.unwrap_or(0),
-    }
-}
-
 /// Lists the older segments for readers; returns those that should be there and are not.
 fn adopt_old(
     env: &Arc<dyn Env>,
@@ -651,14 +740,7 @@ fn adopt_old(
     let mut missing = Vec::new();
     for (index, item) in set.segments.iter().enumerate() {
         if !files.contains_key(&item.segment) {
-            let name = format::segment_name(item.segment, item.generation);
-            let damage = Damage {
-                kind: DamageKind::Missing,
-                lsn_from: Some(item.first_lsn),
-                lsn_to: Some(item.last_lsn),
-                entries: Some(item.entries),
-                ..file_damage(&format!("{}/{name}", format::LOG_DIR))
-            };
+            let damage = missing_damage(item);
             let known = set
                 .losses
                 .iter()
@@ -669,8 +751,8 @@ fn adopt_old(
                 let mut whole = loss(item.segment, &damage);
                 whole.entries = whole.entries.saturating_sub(counted);
                 missing.push(whole);
+                report.lost.push(damage);
             }
-            report.lost.push(damage);
             continue;
         }
         let bound = match set.segments.get(index + 1) {
@@ -682,7 +764,7 @@ fn adopt_old(
             Some(_) => None,
             None => bound_of(&newest.header, item.segment),
         };
-        segments.add_old(item.segment, item.generation, bound);
+        segments.add_old(item.segment, item.generation, bound, Some(*item));
     }
     Ok(missing)
 }
@@ -693,88 +775,4 @@ fn bound_of(header: &format::SegmentHeader, segment: u64) -> Option<u64> {
         .predecessor
         .filter(|predecessor| predecessor.segment == segment)
         .map(|predecessor| predecessor.end)
-}
-
-/// Opens a store for reading only: no lock, nothing is written.
-///
-/// Beside a living owner it shows what the owner says is durable; else all intact records.
-pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
-    let dir = &config.dir;
-    let header = match find_store(&**env, dir)? {
-        Found::Store(header) | Found::Damaged(header) => header,
-        Found::Nothing => {
-            let reason = "there is no store in it".to_owned();
-            return Err(Error::NotAStore { dir: dir.clone(), reason });
-        }
-    };
-    let note = await_owner(&**env, config)?;
-    let log_dir = dir.join(format::LOG_DIR);
-    let mut files = list_segments(&**env, &log_dir, false)?;
-    if let Some(note) = note {
-        files.retain(|number, _| *number <= note.segment);
-    }
-    let segments = Arc::new(Segments::new(Arc::clone(env), log_dir, config.mmap));
-    let checkpoint = read_checkpoint(&**env, dir);
-    let mut report = OpenReport::default();
-    let empty = || Error::NotAStore { dir: dir.clone(), reason: "it has no segment".to_owned() };
-    let (newest, generation) = files.last_key_value().ok_or_else(empty)?;
-    let path = segments.path(*newest, *generation);
-    let segment = SegmentFile::open(&**env, &path, OpenMode::Read, false)?;
-    let witness = match (segment.trailer, note) {
-        (Some(trailer), _) => Witness::End(trailer.start),
-        (None, Some(note)) if note.segment == *newest => Witness::End(note.end),
-        _ => Witness::Checkpoint(checkpoint.as_ref()),
-    };
-    let survey = recover::survey(&segment, witness)?;
-    report.clean = survey.is_clean(checkpoint.as_ref(), *newest);
-    report.replayed_records = survey.records;
-    report.torn_bytes = survey.torn_bytes;
-    let set = survey.set.clone().unwrap_or_default();
-    let missing = adopt_old(env, &segments, &files, &set, &segment, &mut report)?;
-    report.lost.extend(survey.damage.iter().cloned());
-    let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(*newest, damage)).collect();
-    let mut totals = set.totals;
-    let new_losses = || survey.losses.iter().chain(&found).chain(&missing);
-    // Rows behind the cut are shown too, so they count.
-    let kept = survey.kept.iter().filter(|frame| frame.header.kind == format::Kind::Entry);
-    totals.captured += survey.entries + kept.count() as u64;
-    totals.lost += new_losses().map(|loss| loss.entries).sum::<u64>();
-    let losses = set.losses.iter().chain(new_losses()).copied().collect();
-    let drained = set.drained.iter().chain(&survey.drained).copied().collect();
-    let end = survey.kept.last().map_or(survey.cut, Frame::end);
-    let next_lsn = survey.last_lsn.unwrap_or(0) + 1;
-    let (file, summary) = (Arc::new(segment), survey.summary);
-    segments.begin(Active { file, summary, end, synced_end: end });
-    Ok(Opened {
-        items: set.segments.clone(),
-        store_uuid: header.uuid,
-        segments,
-        preparer: None,
-        writer: None,
-        next_lsn,
-        checkpoint,
-        totals,
-        losses,
-        drained,
-        report,
-    })
-}
-
-/// The note of a living owner; waits while it is still opening.
-pub(crate) fn await_owner(env: &dyn Env, config: &Config) -> Result<Option<LockNote>> {
-    let path = config.dir.join(format::LOCK_NAME);
-    let deadline = env.monotonic_ms() + config.index_wait_ms;
-    loop {
-        let locked = env.is_locked(&path);
-        if !locked.map_err(|error| Error::io("ask for the lock of", &path, error))? {
-            return Ok(None);
-        }
-        match read_lock_note(env, &config.dir) {
-            Some(note) if note.segment != OPENING => return Ok(Some(note)),
-            _ if env.monotonic_ms() >= deadline => {
-                return Err(Error::IndexNotReady { waited_ms: config.index_wait_ms });
-            }
-            _ => env.sleep(std::time::Duration::from_millis(LOCK_RETRY_MS)),
-        }
-    }
 }

@@ -15,7 +15,7 @@ use crate::env::Env;
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
     self, ChangeBody, Checkpoint, DrainedBody, EntryBody, Frame, Kind, Loss, RecordHeader,
-    SEGMENT_HEADER_LEN, SegmentSet, Summary, TIME_NONE,
+    SEGMENT_HEADER_LEN, SegmentItem, SegmentSet, Summary, TIME_NONE,
 };
 
 use super::Note;
@@ -320,14 +320,43 @@ pub(crate) fn quarantine(
     })
 }
 
+/// What a segment that takes no more records is known to hold. The file may be shorter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    /// Where its records end.
+    pub end: u64,
+    /// Its last sequence number, where somebody says it.
+    pub last_lsn: Option<u64>,
+    /// How many entries it holds, where somebody says it.
+    pub entries: Option<u64>,
+}
+
+impl Extent {
+    /// From the trailer, else from what other segments say.
+    pub fn of(segment: &SegmentFile, end: Option<u64>, item: Option<&SegmentItem>) -> Self {
+        match segment.trailer {
+            Some(trailer) => Self {
+                end: trailer.start,
+                last_lsn: Some(trailer.last_lsn),
+                entries: Some(u64::from(trailer.entries)),
+            },
+            None => Self {
+                end: end.unwrap_or(segment.len),
+                last_lsn: item.map(|item| item.last_lsn),
+                entries: item.map(|item| item.entries),
+            },
+        }
+    }
+}
+
 /// Reads the rows of a segment that takes no more records; every hole in it is damage.
-pub(crate) fn scan_old(segment: &SegmentFile, bound: u64) -> Result<super::Scanned> {
+pub(crate) fn scan_old(segment: &SegmentFile, extent: Extent) -> Result<super::Scanned> {
     let mut summary = Summary::new(segment.header.segment);
     summary.folded_lsn = segment.header.folded_lsn;
     let mut damage = Vec::new();
     let mut hole: Option<(u64, u64)> = None;
     let mut before: Option<RecordHeader> = None;
-    segment.scan(bound, &mut |item| {
+    segment.scan(extent.end.min(segment.len), &mut |item| {
         match item {
             Item::Frame(frame) => {
                 if let Some((from, to)) = hole.take() {
@@ -337,14 +366,30 @@ pub(crate) fn scan_old(segment: &SegmentFile, bound: u64) -> Result<super::Scann
                 add_row(&mut summary, segment.header.store_uuid, &frame);
             }
             Item::Hole { from, to } => hole = Some((from, to)),
-            Item::Tail { from, .. } if from < bound => {
-                damage.push(hole_damage(segment, (from, bound), before, None));
+            Item::Tail { from, .. } if from < extent.end => {
+                let mut rest = hole_damage(segment, (from, extent.end), before, None);
+                rest.end_at(extent, before);
+                damage.push(rest);
             }
             Item::Tail { .. } => {}
         }
         Ok(())
     })?;
     Ok(super::Scanned { summary: std::sync::Arc::new(summary), damage })
+}
+
+impl Damage {
+    /// No record follows this hole: what is known of the segment says how much is missing.
+    fn end_at(&mut self, extent: Extent, before: Option<RecordHeader>) {
+        let entries_before = before.map_or(0, entries_through);
+        self.entries = extent.entries.map(|entries| entries.saturating_sub(entries_before));
+        if let (Some(from), Some(last_lsn)) = (self.lsn_from, extent.last_lsn) {
+            // Only a mark was lost when no number is missing.
+            let lost = from <= last_lsn;
+            self.lsn_from = lost.then_some(from);
+            self.lsn_to = lost.then_some(last_lsn);
+        }
+    }
 }
 
 /// A hole as damage, with the numbers and the entries that its neighbors say are missing.

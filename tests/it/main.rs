@@ -3,5 +3,9 @@
 #[cfg(feature = "cli")]
 mod cli;
 mod crash;
+mod damage;
 mod env;
 mod env_simulated;
+mod kill;
+mod query;
+mod store;

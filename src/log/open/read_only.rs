@@ -1,0 +1,129 @@
+//! Opening for reading only: no lock, nothing is written, beside a living owner too.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::env::{Env, OpenMode};
+use crate::error::{Error, Result};
+use crate::format::{self, Frame, LockNote, Loss};
+use crate::log::recover::{self, Witness};
+use crate::log::segment::SegmentFile;
+use crate::log::{Active, Segments};
+
+use super::{
+    Found, LOCK_RETRY_MS, OPENING, OpenReport, Opened, adopt_old, find_store, last_item,
+    list_segments, loss, missing_damage, read_checkpoint, read_lock_note, refuse_newer,
+};
+
+/// Opens a store for reading only: no lock, nothing is written.
+///
+/// Beside a living owner it shows what the owner says is durable; else all intact records.
+pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
+    let dir = &config.dir;
+    let header = match find_store(&**env, dir)? {
+        Found::Store(header) | Found::Damaged(header) => header,
+        Found::Nothing => {
+            let reason = "there is no store in it".to_owned();
+            return Err(Error::NotAStore { dir: dir.clone(), reason });
+        }
+    };
+    let note = await_owner(&**env, config)?;
+    let log_dir = dir.join(format::LOG_DIR);
+    refuse_newer(&**env, &log_dir)?;
+    // First the checkpoint: what it names is there, or is missing.
+    let checkpoint = read_checkpoint(&**env, dir);
+    let mut files = list_segments(&**env, &log_dir, false)?;
+    if let Some(note) = note {
+        files.retain(|number, _| *number <= note.segment);
+    }
+    let segments = Arc::new(Segments::new(Arc::clone(env), log_dir, config.mmap));
+    let mut report = OpenReport::default();
+    let segment = newest_readable(&**env, config, &segments, &mut files)?;
+    let newest = &segment.header.segment;
+    let witness = match (segment.trailer, note) {
+        (Some(trailer), _) => Witness::End(trailer.start),
+        (None, Some(note)) if note.segment == *newest => Witness::End(note.end),
+        _ => Witness::Checkpoint(checkpoint.as_ref()),
+    };
+    let survey = recover::survey(&segment, witness)?;
+    report.clean = survey.is_clean(checkpoint.as_ref(), *newest);
+    report.replayed_records = survey.records;
+    report.torn_bytes = survey.torn_bytes;
+    let set = survey.set.clone().unwrap_or_default();
+    let mut missing = adopt_old(env, &segments, &files, &set, &segment, &mut report)?;
+    report.lost.extend(survey.damage.iter().cloned());
+    let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(*newest, damage)).collect();
+    let mut totals = set.totals;
+    // Rows behind the cut are shown too, so they count.
+    let kept = survey.kept.iter().filter(|frame| frame.header.kind == format::Kind::Entry);
+    totals.captured += survey.entries + kept.count() as u64;
+    let known = note.map_or(u64::MAX, |note| note.segment);
+    let beyond = checkpoint.filter(|last| last.segment > *newest && last.segment <= known);
+    if let Some(checkpoint) = beyond {
+        let last_lsn = survey.last_lsn.unwrap_or(0);
+        let item = last_item(&checkpoint, last_lsn, Some(totals.captured));
+        let damage = missing_damage(&item);
+        totals.captured += item.entries;
+        missing.push(loss(item.segment, &damage));
+        report.lost.push(damage);
+    }
+    let new_losses = || survey.losses.iter().chain(&found).chain(&missing);
+    totals.lost += new_losses().map(|loss| loss.entries).sum::<u64>();
+    let losses = set.losses.iter().chain(new_losses()).copied().collect();
+    let drained = set.drained.iter().chain(&survey.drained).copied().collect();
+    let end = survey.kept.last().map_or(survey.cut, Frame::end);
+    let next_lsn = survey.last_lsn.unwrap_or(0) + 1;
+    let (file, summary) = (Arc::new(segment), survey.summary);
+    segments.begin(Active { file, summary, end, synced_end: end });
+    Ok(Opened {
+        items: set.segments.clone(),
+        store_uuid: header.uuid,
+        segments,
+        preparer: None,
+        writer: None,
+        next_lsn,
+        checkpoint,
+        totals,
+        losses,
+        drained,
+        report,
+    })
+}
+
+/// The newest segment that can be read; those behind it are taken off the list.
+fn newest_readable(
+    env: &dyn Env,
+    config: &Config,
+    segments: &Segments,
+    files: &mut BTreeMap<u64, u32>,
+) -> Result<SegmentFile> {
+    while let Some((newest, generation)) = files.last_key_value() {
+        let path = segments.path(*newest, *generation);
+        match SegmentFile::open(env, &path, OpenMode::Read, false) {
+            Err(Error::Damaged(_)) => files.pop_last(),
+            other => return other,
+        };
+    }
+    let reason = "it has no segment that can be read".to_owned();
+    Err(Error::NotAStore { dir: config.dir.clone(), reason })
+}
+
+/// The note of a living owner; waits while it is still opening.
+pub(crate) fn await_owner(env: &dyn Env, config: &Config) -> Result<Option<LockNote>> {
+    let path = config.dir.join(format::LOCK_NAME);
+    let deadline = env.monotonic_ms() + config.index_wait_ms;
+    loop {
+        let locked = env.is_locked(&path);
+        if !locked.map_err(|error| Error::io("ask for the lock of", &path, error))? {
+            return Ok(None);
+        }
+        match read_lock_note(env, &config.dir) {
+            Some(note) if note.segment != OPENING => return Ok(Some(note)),
+            _ if env.monotonic_ms() >= deadline => {
+                return Err(Error::IndexNotReady { waited_ms: config.index_wait_ms });
+            }
+            _ => env.sleep(std::time::Duration::from_millis(LOCK_RETRY_MS)),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Damage on disk: what is read afterwards, what is lost, and what is said about it.
+//!
+//! One store serves all cases. It was closed in order and holds two sealed segments, an active
+//! one, changes in all three, and an index. A case changes bytes of a copy; `check` in
+//! `damage/check.rs` then looks at the copy as a user would.
+
+mod bytes;
+mod check;
+mod files;
+mod fixture;
+mod refused;
+mod torn;

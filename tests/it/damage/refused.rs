@@ -1,0 +1,126 @@
+//! Directories that are not opened, and in which nothing is changed.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use deadletter::format::{self, SegmentHeader, VERSION_MAJOR};
+use deadletter::{Config, Engine, Error, NewFailure, spill, verify};
+
+use super::fixture::{self, Fixture, log_path};
+
+/// Every way to open is refused alike, and leaves every byte as it was.
+fn check_refused(dir: &Path, expected: fn(&Error) -> bool) {
+    let before = fixture::files(dir);
+    let config = fixture::config(dir);
+    let errors = [
+        Engine::open(config.clone()).err(),
+        Engine::open_read_only(config.clone()).err(),
+        verify(&config, &mut |_, _| {}).err(),
+    ];
+    for (way, error) in ["open", "open_read_only", "verify"].iter().zip(errors) {
+        let error = error.unwrap_or_else(|| panic!("{way} was not refused"));
+        assert!(expected(&error), "{way}: {error}");
+    }
+    assert!(fixture::files(dir) == before, "something was changed");
+}
+
+fn is_version(error: &Error) -> bool {
+    matches!(error, Error::Version { .. })
+}
+
+fn is_foreign(error: &Error) -> bool {
+    matches!(error, Error::NotAStore { .. })
+}
+
+#[test]
+fn a_store_file_of_a_newer_version() {
+    let dir = fixture::temporary();
+    fixture::put_files(dir.path(), &Fixture::get().files);
+    let path = dir.path().join(format::STORE_NAME);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[8..10].copy_from_slice(&(VERSION_MAJOR + 1).to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    check_refused(dir.path(), is_version);
+}
+
+/// Both header copies with another major version and a sound checksum.
+fn newer(page: &mut [u8]) {
+    let header = SegmentHeader::decode(page).unwrap().0.encode();
+    page.copy_from_slice(&header);
+    for copy in [0, 2048] {
+        let header = &mut page[copy..copy + 128];
+        header[8..10].copy_from_slice(&(VERSION_MAJOR + 1).to_le_bytes());
+        let crc = crc32fast::hash(&header[..124]);
+        header[124..].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+#[test]
+fn a_segment_of_a_newer_version() {
+    let fixture = Fixture::get();
+    for segment in fixture.segments() {
+        let dir = fixture::temporary();
+        let mut files = fixture.files.clone();
+        newer(&mut files.get_mut(&log_path(&segment)).unwrap()[..4096]);
+        fixture::put_files(dir.path(), &files);
+        check_refused(dir.path(), is_version);
+    }
+}
+
+#[test]
+fn the_directory_of_another_program() {
+    let dir = fixture::temporary();
+    fs::write(dir.path().join("main.c"), b"int main() {}").unwrap();
+    check_refused(dir.path(), is_foreign);
+    let error = spill(&Config::new(dir.path()), NewFailure::new("a", "B")).unwrap_err();
+    assert!(is_foreign(&error.source), "{}", error.source);
+    assert_eq!(fixture::files(dir.path()).len(), 1);
+}
+
+#[test]
+fn a_store_file_of_another_program() {
+    let dir = fixture::temporary();
+    fs::write(dir.path().join(format::STORE_NAME), b"a store of something else").unwrap();
+    check_refused(dir.path(), is_foreign);
+}
+
+#[test]
+fn a_symbolic_link_instead_of_the_store_file() {
+    let dir = fixture::temporary();
+    fixture::put_files(dir.path(), &Fixture::get().files);
+    let path = dir.path().join(format::STORE_NAME);
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(&path, &elsewhere).unwrap();
+    symlink(&elsewhere, &path).unwrap();
+    check_refused(dir.path(), is_foreign);
+}
+
+#[test]
+fn a_file_instead_of_the_directory() {
+    let dir = fixture::temporary();
+    let path = dir.path().join("file");
+    fs::write(&path, b"hello").unwrap();
+    assert!(Engine::open(Config::new(&path)).is_err());
+    assert_eq!(fs::read(&path).unwrap(), b"hello");
+}
+
+#[test]
+fn a_directory_that_may_not_be_written() {
+    let dir = fixture::temporary();
+    fixture::put_files(dir.path(), &Fixture::get().files);
+    for path in [dir.path().to_path_buf(), dir.path().join(format::LOG_DIR)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o500)).unwrap();
+    }
+    let probe = fs::write(dir.path().join("probe"), b"");
+    if probe.is_ok() {
+        eprintln!("skipped: this user may write everywhere");
+        return;
+    }
+    let before = fixture::files(dir.path());
+    let error = Engine::open(fixture::config(dir.path())).err();
+    assert!(matches!(error, None | Some(Error::Io { .. })), "{error:?}");
+    assert!(error.is_none() || fixture::files(dir.path()) == before);
+    let engine = Engine::open_read_only(fixture::config(dir.path())).unwrap();
+    assert!(fixture::all(&engine) == Fixture::get().entries);
+}
