@@ -277,15 +277,14 @@ pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
 
 /// Refuses a log with a segment of a newer version, before anything is changed.
 fn refuse_newer(env: &dyn Env, log_dir: &Path) -> Result<()> {
-    for (number, generation) in list_segments(env, log_dir, false)? {
-        let path = log_dir.join(format::segment_name(number, generation));
-        if let Err(error @ Error::Version { .. }) =
-            SegmentFile::open(env, &path, OpenMode::Read, false)
-        {
-            return Err(error);
-        }
+    let files = list_segments(env, log_dir, false)?;
+    // Versions only rise, so the newest segment speaks for all.
+    let Some((number, generation)) = files.last_key_value() else { return Ok(()) };
+    let path = log_dir.join(format::segment_name(*number, *generation));
+    match SegmentFile::open(env, &path, OpenMode::Read, false) {
+        Err(error @ Error::Version { .. }) => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Writes the store file under a temporary name, so that it is there whole or not at all.
