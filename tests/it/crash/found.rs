@@ -122,3 +122,18 @@ fn a_directory_made_by_an_open_that_failed_becomes_durable_with_the_next() {
     let engine = open(&disk.crash_image(CrashMode::Nothing, 5));
     assert_eq!(types(&engine), ["FIRST"]);
 }
+
+#[test]
+fn a_footer_that_a_power_cut_spoiled_before_its_sync_is_no_damage() {
+    let mut run = Run::new(&Simulated::new(1), Model::default(), 7).tapped();
+    run.play(Op::Store).unwrap();
+    run.play(Op::Rotate).unwrap();
+    let shots = run.tap.as_ref().unwrap().take();
+    let cut = shots.iter().position(|shot| shot.act == "set length").unwrap();
+    let shot = &shots[cut + 1];
+    assert_eq!(shot.act, "sync");
+    for seed in 0..256 {
+        let image = shot.disk.crash_image(CrashMode::JunkSectors, seed);
+        check(&image, &shot.model, Crash::Power, true).unwrap();
+    }
+}
