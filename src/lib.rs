@@ -15,7 +15,7 @@ pub use config::{Background, Config, Durability, IndexKind, Prepare, Recovery, S
 pub use engine::{
     Accounting, BatchError, BatchReceipt, Bytes, CheckpointReport, Dump, Engine, Facets, FrameInfo,
     RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored, Tail, TailItem, VerifyReport,
-    dump, spill, verify,
+    dump, spill, spill_with, verify, verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Entry, EntryId, FailedOperation, Filter, Json,

@@ -173,7 +173,7 @@ fn no_short_sequence_loses_anything_when_any_step_fails() {
 fn no_long_life_loses_anything_in_crashes_and_faults() {
     if let Some(seed) = std::env::var("DEADLETTER_CRASH_SEED").ok().map(|seed| seed.parse()) {
         let seed = seed.expect("DEADLETTER_CRASH_SEED is a number");
-        life(seed, &|_| {}).unwrap();
+        life(seed, &|_| false).unwrap();
         return;
     }
     let wanted = std::env::var("DEADLETTER_CRASH_STATES").ok();
@@ -185,7 +185,7 @@ fn no_long_life_loses_anything_in_crashes_and_faults() {
             scope.spawn(|| {
                 while states.load(Ordering::Relaxed) < wanted {
                     let seed = next.fetch_add(1, Ordering::Relaxed) as u64;
-                    match lives(seed, &|_| {}) {
+                    match lives(seed, &|_| false) {
                         Ok(count) => states.fetch_add(count, Ordering::Relaxed),
                         Err(found) => {
                             states.store(wanted, Ordering::Relaxed);

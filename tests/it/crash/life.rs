@@ -22,33 +22,32 @@ pub const FAULTS: [FaultKind; 5] = [
     FaultKind::FailedSync,
 ];
 
+/// Prepares the disk of each process; answers whether calls may then fail.
+pub type Prepare<'a> = &'a dyn Fn(&Simulated) -> bool;
+
 /// As [`life`]; a panic of the engine is a finding too.
-pub fn lives(seed: u64, prepare: &dyn Fn(&Simulated)) -> Result<usize, String> {
+pub fn lives(seed: u64, prepare: Prepare<'_>) -> Result<usize, String> {
     catch_unwind(AssertUnwindSafe(|| life(seed, prepare)))
         .unwrap_or_else(|_| Err("the engine panicked".to_owned()))
 }
 
 /// Uses a store until its last crash; answers with the number of states checked.
-pub fn life(seed: u64, prepare: &dyn Fn(&Simulated)) -> Result<usize, String> {
+pub fn life(seed: u64, prepare: Prepare<'_>) -> Result<usize, String> {
     let mut history = Vec::new();
     live(seed, prepare, &mut history)
         .map_err(|found| format!("{found}\nafter {}", history.join("\n  ")))
 }
 
-fn live(
-    seed: u64,
-    prepare: &dyn Fn(&Simulated),
-    history: &mut Vec<String>,
-) -> Result<usize, String> {
+fn live(seed: u64, prepare: Prepare<'_>, history: &mut Vec<String>) -> Result<usize, String> {
     let mut chance = Chance(seed);
     let mut disk = Simulated::new(seed);
-    prepare(&disk);
     let mut model = Model::default();
     let mut states = 0;
     for _ in 0..=chance.below(3) {
-        let faulty = chance.one_in(3);
-        if faulty {
+        let mut faulty = prepare(&disk);
+        if chance.one_in(3) {
             history.push(plan_fault(&disk, &mut chance));
+            faulty = true;
         }
         let run = Run::new(&disk, model, chance.next()).faulty(faulty);
         let shots = play(run, &mut chance, history)?;
@@ -88,7 +87,8 @@ fn choose(chance: &mut Chance) -> Op {
         0 => Op::Rotate,
         1..=2 => Op::Big,
         3..=5 => Op::Reopen,
-        6..=7 => Op::Checkpoint,
+        6 => Op::Spill,
+        7 => Op::Checkpoint,
         8..=10 => Op::Flush,
         11..=14 => Op::Written,
         15..=16 => Op::WrittenBatch,

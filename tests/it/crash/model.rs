@@ -39,6 +39,8 @@ pub struct Record {
     pub id: Option<EntryId>,
     pub key: Option<String>,
     pub level: Level,
+    /// It went into a fallback file, and comes home when nothing fails.
+    pub beside: bool,
     /// The states it had, in order, and how far each change got.
     pub states: Vec<(Arc<State>, Level)>,
 }
@@ -74,6 +76,7 @@ impl Model {
                 id: None,
                 key: failure.key.clone(),
                 level: Level::Unknown,
+                beside: false,
                 states: vec![(state, Level::Synced)],
             });
         }
@@ -128,6 +131,23 @@ impl Model {
         }
     }
 
+    /// As [`Model::resolve`] after an open in which calls failed: what stands in fallback files
+    /// may come home later.
+    pub fn resolve_in_faults(&self, entries: &[Entry], crash: Crash) -> Result<Self, String> {
+        let waits = |record: &Record| record.beside && record.id.is_none();
+        let mut open = self.clone();
+        for record in open.records.iter_mut().filter(|record| waits(record)) {
+            record.level = record.level.min(Level::Unknown);
+        }
+        let mut next = open.resolve(entries, crash)?;
+        for (record, before) in next.records.iter_mut().zip(&self.records) {
+            if waits(record) {
+                record.level = before.level;
+            }
+        }
+        Ok(next)
+    }
+
     pub fn begin_change(&mut self, index: usize, state: State) {
         self.records[index].states.push((Arc::new(state), Level::Unknown));
     }
@@ -161,7 +181,10 @@ impl Model {
 
     /// The records that the living process shows.
     pub fn living(&self) -> Vec<usize> {
-        let living = |index: &usize| self.records[*index].level >= Level::Written;
+        let living = |index: &usize| {
+            let record = &self.records[*index];
+            record.level >= Level::Written && record.id.is_some()
+        };
         (0..self.records.len()).filter(living).collect()
     }
 

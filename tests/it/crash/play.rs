@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadletter::{
-    CrashMode, Durability, Engine, Entry, EntryId, Env, Error, Filter, Json, NewFailure, Order,
-    Page, Simulated, State, Status, TailItem, Timestamp,
+    CrashMode, DamageKind, Durability, Engine, Entry, EntryId, Env, Error, Filter, Json,
+    NewFailure, Order, Page, Simulated, State, Status, TailItem, Timestamp,
 };
 
 use super::model::{Crash, Level, Model};
@@ -27,6 +27,7 @@ pub enum Op {
     Rotate,
     Queued,
     WrittenBatch,
+    Spill,
 }
 
 impl Op {
@@ -78,13 +79,12 @@ impl Run {
 
     /// Opens the store; everything found is durable from then on.
     pub fn open(&mut self) -> Result<(), String> {
-        let env: Arc<dyn Env> = match &self.tap {
-            Some(tap) => Arc::new(tap.clone()),
-            None => Arc::new(self.disk.clone()),
-        };
-        match Engine::open_with(config(), env) {
+        match Engine::open_with(config(), self.env()) {
             Ok(engine) => {
                 match view(&engine) {
+                    Ok(entries) if self.faulty => {
+                        self.model = self.model.resolve_in_faults(&entries, Crash::Process)?;
+                    }
                     Ok(entries) => self.model = self.model.resolve(&entries, Crash::Process)?,
                     Err(_) if self.faulty => return Ok(()),
                     Err(error) => return Err(error),
@@ -115,6 +115,7 @@ impl Run {
             Op::Rotate => {
                 (0..3).try_for_each(|_| self.store(&engine, &[Shape::Big], Durability::Synced))
             }
+            Op::Spill => self.spill(),
             Op::Change => self.change(&engine),
             Op::Flush => self.flush(&engine),
             Op::Checkpoint => {
@@ -141,6 +142,13 @@ impl Run {
     pub fn shoot(&self) {
         if let Some(tap) = &self.tap {
             tap.shoot("after all", std::path::Path::new(""));
+        }
+    }
+
+    fn env(&self) -> Arc<dyn Env> {
+        match &self.tap {
+            Some(tap) => Arc::new(tap.clone()),
+            None => Arc::new(self.disk.clone()),
         }
     }
 
@@ -199,6 +207,23 @@ impl Run {
                 self.allow(&error)?;
                 self.model.fail(range, &error);
             }
+        }
+        self.know();
+        Ok(())
+    }
+
+    /// Another process, which cannot have the lock, leaves a failure beside the log.
+    fn spill(&mut self) -> Result<(), String> {
+        let failure = failure(Shape::Small, self.model.records.len(), &mut self.chance);
+        let range = self.model.begin(std::slice::from_ref(&failure), self.now());
+        self.model.records[range.start].beside = true;
+        self.know();
+        match deadletter::spill_with(&config(), &self.env(), failure) {
+            Ok(spilled) => {
+                let record = &mut self.model.records[range.start];
+                (record.key, record.level) = (Some(spilled.key), Level::Synced);
+            }
+            Err(error) => self.allow(&error.source)?,
         }
         self.know();
         Ok(())
@@ -361,6 +386,9 @@ pub fn check(
     crash: Crash,
     thorough: bool,
 ) -> Result<Model, String> {
+    if thorough {
+        verify(disk)?;
+    }
     let engine = open(disk)?;
     let report = engine.report();
     if !report.lost.is_empty() {
@@ -376,6 +404,7 @@ pub fn check(
         return Err(format!("{live} entries are there, but the account says {accounting:?}"));
     }
     if thorough {
+        verify(&cut)?;
         agree(&engine, &entries)?;
         go_on(&engine, disk, &next, &entries)?;
     }
@@ -385,6 +414,20 @@ pub fn check(
     let same = view(&again)? == entries;
     cut.power_off_at(Some(cut.operations()));
     if same { Ok(next) } else { Err("what was visible did not survive a power cut".to_owned()) }
+}
+
+/// A check without the lock finds no damage either, for an unfinished write is none.
+fn verify(disk: &Simulated) -> Result<(), String> {
+    let env: Arc<dyn Env> = Arc::new(disk.clone());
+    match deadletter::verify_with(&config(), &env, &mut |_, _| {}) {
+        // What recovery left behind the cut of an old segment reads like spoiled padding.
+        Ok(report) if report.damage.iter().all(|damage| damage.kind == DamageKind::Padding) => {
+            Ok(())
+        }
+        Ok(report) => Err(format!("verify takes a crash for damage: {:?}", report.damage)),
+        Err(Error::NotAStore { .. }) => Ok(()),
+        Err(error) => Err(format!("verify failed: {error:?}")),
+    }
 }
 
 /// All ways to look at the entries tell the same.
