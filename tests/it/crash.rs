@@ -2,10 +2,11 @@
 //! is not, and nobody has to repair anything.
 //!
 //! `model` says what a store may hold after a crash, `tap` takes a picture of the disk before
-//! every step, `play` runs operations over both, `life` is a long random use with crashes and
+//! every step, `play` runs operations over both, `check` opens what is left, `life` is a long random use with crashes and
 //! faults, `explore` walks through sequences and lives, `planted` proves that the walk finds bugs,
 //! and `found` keeps what it found.
 
+mod check;
 mod explore;
 mod found;
 mod life;

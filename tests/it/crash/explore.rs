@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use deadletter::{CrashMode, Fault, Simulated};
 
 use super::Chance;
+use super::check::check;
 use super::life::{FAULTS, life, lives};
 use super::model::{Crash, Model};
-use super::play::{Op, Run, check};
+use super::play::{Op, Run};
 use super::tap::{Shot, Tap};
 
 /// Workers of one walk; the machines that run this have two cores.

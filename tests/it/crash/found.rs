@@ -7,9 +7,10 @@ use deadletter::{
     Stored,
 };
 
+use super::check::check;
 use super::config;
 use super::model::{Crash, Model};
-use super::play::{Op, Run, check};
+use super::play::{Op, Run};
 
 fn open(disk: &Simulated) -> Engine {
     Engine::open_with(config(), Arc::new(disk.clone())).unwrap()

@@ -5,9 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use deadletter::{CrashMode, Fault, FaultKind, Simulated};
 
 use super::Chance;
+use super::check::check;
 use super::explore::place;
 use super::model::{Crash, Model};
-use super::play::{Op, Run, check};
+use super::play::{Op, Run};
 use super::tap::{Shot, Tap};
 
 /// Crash states checked in each round of a life.
