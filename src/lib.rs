@@ -15,7 +15,7 @@ pub use config::{Background, Config, Durability, IndexKind, Prepare, Recovery, S
 pub use engine::{
     Accounting, BatchError, BatchReceipt, Bytes, CheckpointReport, Dump, Engine, Facets, FrameInfo,
     RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored, Tail, TailItem, VerifyReport,
-    dump, spill, verify,
+    dump, spill, spill_with, verify, verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Entry, EntryId, FailedOperation, Filter, Json,
@@ -28,3 +28,7 @@ pub use env::{
 };
 pub use error::{Damage, DamageKind, Error, Result};
 pub use log::OpenReport;
+/// A bug for this project's own crash tests to find.
+#[cfg(feature = "planted")]
+#[doc(hidden)]
+pub use log::planted;

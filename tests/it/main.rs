@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+mod crash;
 mod damage;
 mod env;
 mod env_simulated;
