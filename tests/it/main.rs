@@ -6,3 +6,4 @@ mod damage;
 mod env;
 mod env_simulated;
 mod kill;
+mod share;
