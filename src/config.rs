@@ -221,14 +221,21 @@ impl Config {
             word,
             recovery
         ),
-        setting!(
-            "lock_wait_ms",
-            "0",
-            "0 to 3600000",
-            "How long opening waits for another process to let go of the store.",
-            |text| number(text, 0, 3_600_000),
-            lock_wait_ms
-        ),
+        Setting {
+            name: "lock_wait",
+            default: "0",
+            bounds: "0 to 3600 seconds, with at most three decimals",
+            help: "How long opening waits for another process to let go of the store.",
+            write: |config, text| {
+                config.lock_wait_ms = seconds(text, 3600)?;
+                Some(())
+            },
+            read: |config| {
+                let text =
+                    format!("{}.{:03}", config.lock_wait_ms / 1000, config.lock_wait_ms % 1000);
+                text.trim_end_matches('0').trim_end_matches('.').to_owned()
+            },
+        },
         setting!(
             "max_lag_ms",
             "1000",
@@ -467,6 +474,16 @@ fn number(text: &str, min: u64, max: u64) -> Option<u64> {
     (min..=max).contains(&number).then_some(number)
 }
 
+/// Seconds with at most three decimals, as milliseconds.
+fn seconds(text: &str, seconds_max: u64) -> Option<u64> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let whole = number(whole, 0, seconds_max)?;
+    let millis = number(&format!("{decimals:0<3}"), 0, 999)?;
+    let total = whole * 1000 + millis;
+    let exact = (1..=3).contains(&decimals.len());
+    (exact && total <= seconds_max * 1000).then_some(total)
+}
+
 /// A number of bytes within its bounds, perhaps in a larger unit.
 fn size(text: &str, min: u64, max: u64) -> Option<u64> {
     let units = [("KiB", KIB), ("MiB", MIB), ("GiB", GIB)];
@@ -489,7 +506,11 @@ mod tests {
         ("segment_bytes", &["65536", "1073741824"], &["65535", "1073741825", "0", "-1"]),
         ("prepare", &["zero", "allocate"], &["", "none"]),
         ("recovery", &["salvage", "strict"], &["", "none"]),
-        ("lock_wait_ms", &["0", "3600000"], &["3600001", "-1", "+1", "", "1s"]),
+        (
+            "lock_wait",
+            &["0", "0.5", "0.125", "5", "3600"],
+            &["3601", "3600.001", "-1", "+1", "", "1s", "1.", ".5", "0.0001"],
+        ),
         ("max_lag_ms", &["1", "60000"], &["0", "60001"]),
         ("stall_deadline_ms", &["100", "3600000"], &["0", "99", "3600001"]),
         ("index_wait_ms", &["0", "3600000"], &["3600001"]),

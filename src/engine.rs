@@ -298,6 +298,10 @@ impl Inner {
 
     /// Writes the next checkpoint slot, as of the last sync.
     fn write_slot(&self, clean: bool) -> Result<()> {
+        // A process that stores one entry and ends spares the sync: without this slot the next
+        // open recovers, and loses nothing.
+        let brief = self.config.background == Background::Manual && self.feed.ready().is_none();
+        let sync = !(clean && brief);
         let mut slot = lock(&self.slot);
         let counters = &self.counters;
         let mut checkpoint = Checkpoint {
@@ -317,7 +321,7 @@ impl Inner {
             checkpoint.end = writer.synced_end;
             checkpoint.last_lsn = writer.synced_lsn;
             checkpoint.entries = writer.synced_entries;
-            log::write_checkpoint(&*self.env, &self.config.dir, &checkpoint)
+            log::write_checkpoint(&*self.env, &self.config.dir, &checkpoint, sync)
         })?;
         slot.sequence = checkpoint.sequence;
         slot.clean = clean;

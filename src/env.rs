@@ -104,8 +104,9 @@ pub trait File: Send + Sync + Debug {
     }
     /// Cuts or extends the file; new bytes are zero.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Reserves space and extends the file to `len` with zeros. An error of kind
-    /// `Unsupported` means that the file system cannot; the caller goes on without.
+    /// Reserves space for the first `len` bytes; the length stays, so that the end of the file
+    /// is the end of what was written. An error of kind `Unsupported` means that the file system
+    /// cannot; the caller goes on without.
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// The first offset at or after `offset` that may hold data, `None` if only holes follow.
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;

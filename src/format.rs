@@ -7,6 +7,9 @@ mod footer;
 mod record;
 mod summary;
 
+#[cfg(test)]
+mod tests;
+
 pub use body::{
     ChangeBody, DrainedBody, EntryBody, Loss, SegmentItem, SegmentSet, Totals, key_hash, uuid_text,
 };

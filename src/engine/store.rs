@@ -31,7 +31,8 @@ pub struct Stored {
 /// A failure that was not stored, given back with the reason.
 #[derive(Debug)]
 pub struct StoreError {
-    /// The failure, as it was given or as far as it was prepared.
+    /// The failure, as it was given or as far as it was prepared. After an unknown outcome it
+    /// carries a key, so that storing it again yields one entry.
     pub failure: Box<NewFailure>,
     /// Why.
     pub source: Error,
@@ -115,7 +116,11 @@ impl Engine {
     ) -> Result<Stored, StoreError> {
         let mut failure = failure;
         let receipt = self.inner.submit_one(&mut failure, durability);
-        let stored = receipt.and_then(|receipt| receipt.wait());
+        let stored = receipt.and_then(|receipt| {
+            // With its key, storing again after an unknown outcome yields one entry.
+            let key = receipt.stored.key.clone();
+            receipt.wait().inspect_err(|_| failure.key = Some(key))
+        });
         stored.map_err(|source| StoreError { failure: Box::new(failure), source })
     }
 
@@ -147,7 +152,14 @@ impl Engine {
     ) -> Result<Vec<Stored>, BatchError> {
         let mut failures = failures;
         let receipt = self.inner.submit_batch(&mut failures, durability);
-        let stored = receipt.and_then(|receipt| receipt.wait());
+        let stored = receipt.and_then(|receipt| {
+            let keys: Vec<String> = receipt.stored.iter().map(|one| one.key.clone()).collect();
+            receipt.wait().inspect_err(|_| {
+                for (failure, key) in failures.iter_mut().zip(keys) {
+                    failure.key = Some(key);
+                }
+            })
+        });
         stored.map_err(|source| BatchError { failures, source })
     }
 

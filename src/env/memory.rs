@@ -237,14 +237,17 @@ impl File for MemoryFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.writable()?.tree.file_mut(self.id)?.content.set_len(len);
+        let mut state = self.writable()?;
+        let file = state.tree.file_mut(self.id)?;
+        file.reserved = file.reserved.min(len);
+        file.content.set_len(len);
         Ok(())
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         let mut state = self.writable()?;
-        let content = &mut state.tree.file_mut(self.id)?.content;
-        content.set_len(content.len().max(len));
+        let file = state.tree.file_mut(self.id)?;
+        file.reserved = file.reserved.max(len);
         Ok(())
     }
 

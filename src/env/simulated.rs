@@ -394,7 +394,8 @@ impl State {
 
     /// The length up to which a file may grow.
     fn len_max(&self, id: Id) -> io::Result<u64> {
-        let len = self.volume.tree.file(id)?.content.len();
+        let file = self.volume.tree.file(id)?;
+        let len = file.content.len().max(file.reserved);
         Ok(if self.capacity.is_none() { u64::MAX } else { len.saturating_add(self.free_bytes()) })
     }
 
@@ -423,16 +424,26 @@ impl State {
         }
     }
 
-    fn resize(&mut self, id: Id, name: &str, kind: OperationKind, len: u64) -> io::Result<()> {
-        self.step_whole(kind, name, len)?;
+    fn resize(&mut self, id: Id, name: &str, len: u64) -> io::Result<()> {
+        self.step_whole(OperationKind::SetLen, name, len)?;
         let old = self.volume.tree.file(id)?.content.len();
         if len > old && len > self.len_max(id)? {
             return Err(Errno::NOSPC.into());
         }
-        match kind {
-            OperationKind::Allocate if len <= old => Ok(()),
-            _ => self.volume.set_len(id, len),
+        let file = self.volume.tree.file_mut(id)?;
+        file.reserved = file.reserved.min(len);
+        self.volume.set_len(id, len)
+    }
+
+    /// A reservation is space, not content: a crash may forget it and nothing is lost.
+    fn reserve(&mut self, id: Id, name: &str, len: u64) -> io::Result<()> {
+        self.step_whole(OperationKind::Allocate, name, len)?;
+        if len > self.len_max(id)? {
+            return Err(Errno::NOSPC.into());
         }
+        let file = self.volume.tree.file_mut(id)?;
+        file.reserved = file.reserved.max(len);
+        Ok(())
     }
 
     fn remove(&mut self, dir: Id, name: &str) -> io::Result<()> {
@@ -612,11 +623,11 @@ impl File for SimulatedFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.writable()?.resize(self.id, &self.name, OperationKind::SetLen, len)
+        self.writable()?.resize(self.id, &self.name, len)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        self.writable()?.resize(self.id, &self.name, OperationKind::Allocate, len)
+        self.writable()?.reserve(self.id, &self.name, len)
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {

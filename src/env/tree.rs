@@ -33,6 +33,8 @@ pub(super) struct FileNode {
     pub(super) content: Content,
     pub(super) linked: bool,
     pub(super) handles: u32,
+    /// Space taken ahead of the content.
+    pub(super) reserved: u64,
 }
 
 /// All files and directories.
@@ -218,7 +220,9 @@ impl Tree {
     /// The lengths of all files that a name or a handle refers to.
     pub(super) fn used_bytes(&self) -> u64 {
         let used = self.nodes.values().map(|node| match node {
-            Node::File(file) if file.linked || file.handles > 0 => file.content.len(),
+            Node::File(file) if file.linked || file.handles > 0 => {
+                file.content.len().max(file.reserved)
+            }
             _ => 0,
         });
         used.fold(0, u64::saturating_add)

@@ -174,8 +174,14 @@ pub(crate) fn read_checkpoint(env: &dyn Env, dir: &Path) -> Option<Checkpoint> {
     slots.max_by_key(|checkpoint| checkpoint.sequence)
 }
 
-/// Writes the older checkpoint slot and syncs it.
-pub(crate) fn write_checkpoint(env: &dyn Env, dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
+/// Writes the older checkpoint slot. Without `sync` a power failure may leave the slot before it,
+/// which only costs a recovery.
+pub(crate) fn write_checkpoint(
+    env: &dyn Env,
+    dir: &Path,
+    checkpoint: &Checkpoint,
+    sync: bool,
+) -> Result<()> {
     let index = usize::from(checkpoint.sequence % 2 == 1);
     let name = CHECKPOINT_NAMES.get(index).copied().unwrap_or_default();
     let path = dir.join(name);
@@ -188,8 +194,10 @@ pub(crate) fn write_checkpoint(env: &dyn Env, dir: &Path, checkpoint: &Checkpoin
     let file: Arc<dyn File> = file.map_err(|error| Error::io("open", &path, error))?;
     write_all_at(&*file, &checkpoint.encode(), 0)
         .map_err(|error| Error::io("write", &path, error))?;
-    file.sync().map_err(|error| Error::io("sync", &path, error))?;
-    if created {
+    if sync {
+        file.sync().map_err(|error| Error::io("sync", &path, error))?;
+    }
+    if sync && created {
         env.sync_dir(dir).map_err(|error| Error::io("sync the folder", dir, error))?;
     }
     Ok(())
@@ -224,9 +232,12 @@ fn take_lock(env: &dyn Env, config: &Config) -> Result<Arc<dyn Lock>> {
 /// Opens a store for writing, making it when the directory is empty or missing.
 pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
     let dir = &config.dir;
-    find_store(&**env, dir)?;
+    let found = find_store(&**env, dir)?;
     refuse_newer(&**env, &dir.join(format::LOG_DIR))?;
-    env.create_dir(dir).map_err(|error| Error::io("create", dir, error))?;
+    // A store file is only written once its directory is durable, a segment once its folder is.
+    if !matches!(found, Found::Store(_)) {
+        env.create_dir(dir).map_err(|error| Error::io("create", dir, error))?;
+    }
     let lock = take_lock(&**env, config)?;
     let mut report = OpenReport::default();
     let header = match find_store(&**env, dir)? {
@@ -241,9 +252,17 @@ pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
         }
     };
     let log_dir = dir.join(format::LOG_DIR);
-    env.create_dir(&log_dir).map_err(|error| Error::io("create", &log_dir, error))?;
     let checkpoint = read_checkpoint(&**env, dir);
-    let files = list_segments(&**env, &log_dir, true)?;
+    let files = match list_segments(&**env, &log_dir, true) {
+        Ok(files) if !files.is_empty() => files,
+        Err(Error::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io("list", &log_dir, source));
+        }
+        _ => {
+            env.create_dir(&log_dir).map_err(|error| Error::io("create", &log_dir, error))?;
+            BTreeMap::new()
+        }
+    };
     let opening = Opening {
         env,
         config,
@@ -258,15 +277,14 @@ pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
 
 /// Refuses a log with a segment of a newer version, before anything is changed.
 fn refuse_newer(env: &dyn Env, log_dir: &Path) -> Result<()> {
-    for (number, generation) in list_segments(env, log_dir, false)? {
-        let path = log_dir.join(format::segment_name(number, generation));
-        if let Err(error @ Error::Version { .. }) =
-            SegmentFile::open(env, &path, OpenMode::Read, false)
-        {
-            return Err(error);
-        }
+    let files = list_segments(env, log_dir, false)?;
+    // Versions only rise, so the newest segment speaks for all.
+    let Some((number, generation)) = files.last_key_value() else { return Ok(()) };
+    let path = log_dir.join(format::segment_name(*number, *generation));
+    match SegmentFile::open(env, &path, OpenMode::Read, false) {
+        Err(error @ Error::Version { .. }) => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Writes the store file under a temporary name, so that it is there whole or not at all.
@@ -564,11 +582,12 @@ impl Opening<'_> {
             footer_crc: segment.trailer.map_or(0, |trailer| trailer.crc(segment.header.salt)),
         };
         self.segments.add_old(number, item.generation, Some(survey.cut), Some(item));
-        let cut = (segment.trailer.is_none() && all_kept && survey.cut < segment.len)
+        let cut = (segment.trailer.is_none() && all_kept && survey.cut <= segment.len)
             .then_some(survey.cut);
         let opened = self.begin(next_number, Some(predecessor), set, carried, last_lsn + 1)?;
         if let Some(cut) = cut {
-            // Only space: the new segment's header says where this one ends.
+            // Only space, reserved space behind the end included: the new segment's header says
+            // where this one ends.
             if let Err(error) = segment.file.set_len(cut) {
                 tracing::warn!(%error, segment = segment.name, "cannot cut the old segment");
             }

@@ -242,7 +242,7 @@ fn completions_and_manual_go_to_stdout() {
     let manual = bench.run(["man"]);
     assert_eq!(manual.code, 0);
     assert!(manual.stdout.contains("deadletter-import"), "pages of the verbs");
-    assert!(manual.stdout.contains("lock_wait_ms"), "the settings");
+    assert!(manual.stdout.contains("lock_wait"), "the settings");
     assert_eq!(bench.run(["completions", "tcsh"]).code, 2);
     assert_eq!(bench.run(["--version"]).stdout, "deadletter 0.1.0\n");
     assert_eq!(bench.run(["no-such-verb"]).code, 2);

@@ -209,6 +209,9 @@ fn a_full_disk_refuses_growth_only() {
     assert_eq!(file.allocate(11).unwrap_err().kind(), ErrorKind::StorageFull);
     assert_eq!(file.write_at(b"xxxx", 4).unwrap(), 4);
     file.set_len(0).unwrap();
+    file.allocate(7).unwrap();
+    assert_eq!(disk.free_bytes(Path::new(DIR)).unwrap(), 3);
+    file.set_len(0).unwrap();
     assert_eq!(disk.free_bytes(Path::new(DIR)).unwrap(), 10);
     fault_next(&disk, FaultKind::Enospc);
     assert_eq!(file.write_at(b"a", 0).unwrap_err().kind(), ErrorKind::StorageFull);

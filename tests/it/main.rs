@@ -5,5 +5,13 @@ mod cli;
 mod damage;
 mod env;
 mod env_simulated;
+mod format;
+mod format_bodies;
+mod format_golden;
 mod kill;
+#[cfg(feature = "cli")]
+mod puts;
+mod query;
 mod share;
+mod store;
+mod tidy;

@@ -124,7 +124,7 @@ pub fn hint_of(error: &anyhow::Error) -> Option<String> {
         }
         match engine_error(cause)? {
             Error::Locked { .. } => Some(
-                "wait for that process to end, or give DEADLETTER_LOCK_WAIT_MS a longer wait; \
+                "wait for that process to end, or give DEADLETTER_LOCK_WAIT more seconds; \
                  reading commands work meanwhile"
                     .to_owned(),
             ),

@@ -14,7 +14,7 @@ use crate::output::{self, Output};
 /// What every variable of ours begins with.
 const PREFIX: &str = "DEADLETTER_";
 /// How long a writing verb waits for another process, unless the user says otherwise.
-const LOCK_WAIT_MS: &str = "5000";
+const LOCK_WAIT: &str = "5";
 /// Variables that are not settings: flags of ours, and what a replay handler is given.
 const OTHER_NAMES: [&str; 5] = ["dir", "config", "actor", "id", "attempt"];
 
@@ -90,7 +90,7 @@ impl Context {
             Work::Once => "allocate",
             Work::Stream => "zero",
         };
-        for (name, value) in [("lock_wait_ms", LOCK_WAIT_MS), ("prepare", prepare)] {
+        for (name, value) in [("lock_wait", LOCK_WAIT), ("prepare", prepare)] {
             if !self.given.contains(name) {
                 config.set(name, value)?;
             }

@@ -41,7 +41,7 @@ pub(super) fn crash(volume: &Volume, mode: CrashMode, chance: &mut Chance) -> Tr
                         Some(unsynced) => cut.content(unsynced),
                         None => file.content.clone(),
                     };
-                    let file = FileNode { content, linked: true, handles: 0 };
+                    let file = FileNode { content, linked: true, ..FileNode::default() };
                     nodes.insert(*id, Node::File(file));
                 }
                 Some(Node::Directory(_)) => open.push(*id),

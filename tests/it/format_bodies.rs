@@ -1,0 +1,436 @@
+//! The bodies of records by a second, maintained reader, and the field lists of
+//! `docs/format.md`.
+//!
+//! The library writes bodies with a crate that is frozen. Should it ever be replaced, the bytes
+//! must stay: here another crate reads them, from nothing but the structures that the document
+//! lists.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use bincode::Options;
+use deadletter::format as real;
+use deadletter::{Json, Timestamp};
+use proptest::prelude::*;
+use serde::Serialize;
+use wincode::{SchemaRead, SchemaWrite};
+
+/// How a type is called in the document.
+trait Form {
+    fn form() -> String;
+}
+
+macro_rules! forms {
+    ($($type:ty = $form:literal),+) => {
+        $(impl Form for $type {
+            fn form() -> String {
+                $form.to_owned()
+            }
+        })+
+    };
+}
+
+forms!(u32 = "u32", u64 = "u64", i64 = "i64", bool = "bool", String = "string", [u8; 16] = "uuid");
+
+impl<T: Form> Form for Option<T> {
+    fn form() -> String {
+        format!("option of {}", T::form())
+    }
+}
+
+impl<T: Form> Form for Vec<T> {
+    fn form() -> String {
+        format!("list of {}", T::form())
+    }
+}
+
+/// A structure of the document: its title there, its fields in order.
+macro_rules! mirror {
+    ($form:literal, $title:literal, $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        #[derive(Debug, SchemaRead, SchemaWrite)]
+        struct $name {
+            $($field: $type,)*
+        }
+
+        impl Form for $name {
+            fn form() -> String {
+                $form.to_owned()
+            }
+        }
+
+        impl $name {
+            fn fields() -> String {
+                let mut text = String::from($title);
+                $(write!(text, "\n{} {}", stringify!($field), <$type>::form()).unwrap();)*
+                text
+            }
+        }
+    };
+}
+
+macro_rules! wrapper {
+    ($form:literal, $name:ident($type:ty)) => {
+        #[derive(Debug, SchemaRead, SchemaWrite)]
+        struct $name($type);
+
+        impl Form for $name {
+            fn form() -> String {
+                $form.to_owned()
+            }
+        }
+    };
+}
+
+wrapper!("time", Time(u64));
+wrapper!("json", JsonText(String));
+
+#[derive(Debug, SchemaRead, SchemaWrite)]
+enum Status {
+    Pending,
+    Replaying,
+    Reviewing,
+    Replayed,
+    RequiresReview,
+    Resolved,
+    Rejected,
+    Archived,
+    Expired,
+    PermanentlyFailed,
+}
+
+impl Form for Status {
+    fn form() -> String {
+        "status".to_owned()
+    }
+}
+
+mirror!("lease", "lease", Lease { token: u64, deadline: Time });
+mirror!("attempt", "attempt", Attempt { number: u32, at: Time, outcome: String, note: String });
+mirror!(
+    "action",
+    "action",
+    Action {
+        at: Time,
+        actor: String,
+        action: String,
+        reason: String,
+        ticket: String,
+        from: Status,
+        to: Status,
+    }
+);
+mirror!("state", "state", State {
+    status: Status,
+    retry_count: u32,
+    max_retries: u32,
+    last_retry_at: Option<Time>,
+    resolved_at: Option<Time>,
+    resolved_by_id: Option<i64>,
+    resolution_type: String,
+    resolution_note: String,
+    recommended_action: String,
+    updated_at: Time,
+    expires_at: Option<Time>,
+    not_before: Option<Time>,
+    archived_at: Option<Time>,
+    lease: Option<Lease>,
+    attempts: Vec<Attempt>,
+    attempts_older: u32,
+    audit: Vec<Action>,
+    audit_older: u32,
+});
+mirror!("entry", "entry body", EntryBody {
+    uuid: [u8; 16],
+    key: Option<String>,
+    domain: String,
+    original_domain: Option<String>,
+    failure_type: String,
+    entity_type: Option<String>,
+    entity_id: Option<String>,
+    entity_refs: JsonText,
+    user_id: Option<i64>,
+    snapshot_data: JsonText,
+    error_code: String,
+    error_message: String,
+    request_data: JsonText,
+    response_data: JsonText,
+    metadata: JsonText,
+    next_action_hint: String,
+    created_at: Time,
+    runnable: bool,
+    state: State,
+});
+mirror!("change", "change body", ChangeBody { target: u64, state: State });
+mirror!(
+    "segment item",
+    "segment item",
+    SegmentItem { segment: u64, generation: u32, first_lsn: u64, last_lsn: u64, entries: u64 }
+);
+mirror!("totals", "totals", Totals { captured: u64, purged: u64, evicted: u64, lost: u64 });
+mirror!(
+    "lost",
+    "lost body",
+    Loss { segment: u64, offset: u64, bytes: u64, lsn_from: u64, lsn_to: u64, entries: u64 }
+);
+mirror!("segment set", "segment set body", SegmentSet {
+    segments: Vec<SegmentItem>,
+    totals: Totals,
+    losses: Vec<Loss>,
+    drained: Vec<[u8; 16]>,
+});
+mirror!("drained", "drained body", DrainedBody { uuid: [u8; 16], entries: u64 });
+
+/// The lists of the document in the form of [`State::fields`]: a title begins at the margin, its
+/// fields are indented, and what stands behind a comma or colon is said to people only.
+fn documented() -> Vec<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/format.md");
+    let document = fs::read_to_string(path).unwrap();
+    let mut lists: Vec<String> = Vec::new();
+    for block in document.split("```text\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        let second = block.lines().nth(1).unwrap_or_default();
+        if !second.starts_with("  ") || second.starts_with("   ") {
+            continue;
+        }
+        for line in block.lines() {
+            if let Some(field) = line.strip_prefix("  ") {
+                let plain = field.split([',', ':']).next().unwrap();
+                let words: Vec<&str> = plain.split_whitespace().collect();
+                let list = lists.last_mut().unwrap();
+                write!(list, "\n{}", words.join(" ")).unwrap();
+            } else {
+                lists.push(line.to_owned());
+            }
+        }
+    }
+    lists
+}
+
+#[test]
+fn the_document_lists_every_field_in_order() {
+    let documented = documented();
+    let wanted = [
+        EntryBody::fields(),
+        State::fields(),
+        Lease::fields(),
+        Attempt::fields(),
+        Action::fields(),
+        ChangeBody::fields(),
+        SegmentSet::fields().replace("totals totals", "totals totals over those segments"),
+        SegmentItem::fields(),
+        Totals::fields(),
+        Loss::fields(),
+        DrainedBody::fields(),
+    ];
+    assert_eq!(documented.len(), wanted.len(), "{documented:#?}");
+    for (documented, wanted) in documented.iter().zip(&wanted) {
+        assert_eq!(documented, wanted);
+    }
+}
+
+/// The library's own encoding: [`real`] shows the structures, and this is how it writes them.
+fn written<T: Serialize>(body: &T) -> Vec<u8> {
+    let options = bincode::DefaultOptions::new().with_fixint_encoding().with_little_endian();
+    options.serialize(body).unwrap()
+}
+
+/// Reads a body with the other crate and writes it again: not one byte may differ.
+macro_rules! check {
+    ($mirror:ty, $bytes:expr) => {{
+        let bytes: &[u8] = $bytes;
+        let read: $mirror = wincode::deserialize(bytes).expect(stringify!($mirror));
+        assert_eq!(wincode::serialize(&read).unwrap(), bytes);
+        read
+    }};
+}
+
+pub(crate) fn check_body(kind: real::Kind, bytes: &[u8]) {
+    match kind {
+        real::Kind::Entry => drop(check!(EntryBody, bytes)),
+        real::Kind::Change => drop(check!(ChangeBody, bytes)),
+        real::Kind::SegmentSet => drop(check!(SegmentSet, bytes)),
+        real::Kind::Lost => drop(check!(Loss, bytes)),
+        real::Kind::Drained => drop(check!(DrainedBody, bytes)),
+        real::Kind::Mark => assert!(bytes.is_empty()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn text() -> impl Strategy<Value = String> {
+    "[ -~\u{e9}\u{20ac}]{0,12}"
+}
+
+fn json() -> impl Strategy<Value = Json> {
+    (any::<i64>(), "[a-z ]{0,9}").prop_map(|(number, space)| {
+        let space = space.replace(|letter: char| letter != ' ', "");
+        Json::object(format!("{{{space}\"n\":{space}{number}}}")).unwrap()
+    })
+}
+
+fn time() -> impl Strategy<Value = Timestamp> {
+    any::<u64>().prop_map(Timestamp)
+}
+
+fn status() -> impl Strategy<Value = deadletter::Status> {
+    prop::sample::select(deadletter::Status::ALL.to_vec())
+}
+
+prop_compose! {
+    fn attempt()(number in any::<u32>(), at in time(), outcome in text(), note in text())
+        -> deadletter::Attempt
+    {
+        deadletter::Attempt { number, at, outcome, note }
+    }
+}
+
+prop_compose! {
+    fn action()(
+        at in time(),
+        (actor, action, reason, ticket) in (text(), text(), text(), text()),
+        (from, to) in (status(), status()),
+    ) -> deadletter::Action {
+        deadletter::Action { at, actor, action, reason, ticket, from, to }
+    }
+}
+
+prop_compose! {
+    fn lease()(token in any::<u64>(), deadline in time()) -> deadletter::Lease {
+        deadletter::Lease { token, deadline }
+    }
+}
+
+prop_compose! {
+    fn state()(
+        (status, retry_count, max_retries) in (status(), any::<u32>(), any::<u32>()),
+        (last_retry_at, resolved_at, expires_at) in
+            (prop::option::of(time()), prop::option::of(time()), prop::option::of(time())),
+        (not_before, archived_at) in (prop::option::of(time()), prop::option::of(time())),
+        resolved_by_id in any::<Option<i64>>(),
+        (resolution_type, resolution_note, recommended_action) in (text(), text(), text()),
+        updated_at in time(),
+        lease in prop::option::of(lease()),
+        attempts in prop::collection::vec(attempt(), 0..3),
+        audit in prop::collection::vec(action(), 0..3),
+        (attempts_older, audit_older) in any::<(u32, u32)>(),
+    ) -> deadletter::State {
+        deadletter::State {
+            status, retry_count, max_retries, last_retry_at, resolved_at, resolved_by_id,
+            resolution_type, resolution_note, recommended_action, updated_at, expires_at,
+            not_before, archived_at, lease, attempts, attempts_older, audit, audit_older,
+        }
+    }
+}
+
+/// Bodies do not show themselves, since they hold payloads; a failing case is told by its seed.
+struct Quiet<T>(T);
+
+impl<T> std::fmt::Debug for Quiet<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a body")
+    }
+}
+
+prop_compose! {
+    fn entry()(
+        uuid in any::<[u8; 16]>(),
+        (key, original_domain) in (prop::option::of(text()), prop::option::of(text())),
+        (domain, failure_type, next_action_hint) in (text(), text(), text()),
+        (entity_type, entity_id) in (prop::option::of(text()), prop::option::of(text())),
+        (entity_refs, snapshot_data, request_data) in (json(), json(), json()),
+        (response_data, metadata) in (json(), json()),
+        (error_code, error_message) in (text(), text()),
+        (user_id, runnable) in any::<(Option<i64>, bool)>(),
+        created_at in time(),
+        state in state(),
+    ) -> Quiet<real::EntryBody> {
+        Quiet(real::EntryBody {
+            uuid, key, domain, original_domain, failure_type, entity_type, entity_id, entity_refs,
+            user_id, snapshot_data, error_code, error_message, request_data, response_data,
+            metadata, next_action_hint, created_at, runnable, state,
+        })
+    }
+}
+
+prop_compose! {
+    fn loss()(
+        (segment, offset, bytes) in any::<(u64, u64, u64)>(),
+        (lsn_from, lsn_to, entries) in any::<(u64, u64, u64)>(),
+    ) -> real::Loss {
+        real::Loss { segment, offset, bytes, lsn_from, lsn_to, entries }
+    }
+}
+
+prop_compose! {
+    fn segment_item()(
+        (segment, generation) in any::<(u64, u32)>(),
+        (first_lsn, last_lsn, entries) in any::<(u64, u64, u64)>(),
+    ) -> real::SegmentItem {
+        real::SegmentItem { segment, generation, first_lsn, last_lsn, entries }
+    }
+}
+
+prop_compose! {
+    fn segment_set()(
+        segments in prop::collection::vec(segment_item(), 0..3),
+        (captured, purged, evicted, lost) in any::<(u64, u64, u64, u64)>(),
+        losses in prop::collection::vec(loss(), 0..3),
+        drained in any::<Vec<[u8; 16]>>(),
+    ) -> real::SegmentSet {
+        let totals = real::Totals { captured, purged, evicted, lost };
+        real::SegmentSet { segments, totals, losses, drained }
+    }
+}
+
+/// What a structure says through its `Debug`, which has the same form in both.
+fn said(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").replace("Timestamp(", "Time(")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_second_reader_finds_the_same_entries(Quiet(body) in entry()) {
+        let read = check!(EntryBody, &written(&body));
+        prop_assert_eq!(said(&read.state), said(&body.state));
+        prop_assert_eq!(
+            said(&(read.uuid, read.key, read.domain, read.original_domain, read.failure_type)),
+            said(&(body.uuid, body.key, body.domain, body.original_domain, body.failure_type)),
+        );
+        prop_assert_eq!(
+            said(&(read.entity_type, read.entity_id, read.user_id, read.next_action_hint)),
+            said(&(body.entity_type, body.entity_id, body.user_id, body.next_action_hint)),
+        );
+        prop_assert_eq!(
+            said(&(read.error_code, read.error_message, read.created_at, read.runnable)),
+            said(&(body.error_code, body.error_message, body.created_at, body.runnable)),
+        );
+        for (read, body) in [
+            (read.entity_refs, body.entity_refs),
+            (read.snapshot_data, body.snapshot_data),
+            (read.request_data, body.request_data),
+            (read.response_data, body.response_data),
+            (read.metadata, body.metadata),
+        ] {
+            prop_assert_eq!(read.0.as_str(), body.as_str());
+        }
+    }
+
+    #[test]
+    fn a_second_reader_finds_the_same_facts(
+        target in any::<u64>(),
+        state in state(),
+        set in segment_set(),
+        loss in loss(),
+        (uuid, entries) in any::<([u8; 16], u64)>(),
+    ) {
+        let change = real::ChangeBody { target, state };
+        let read = check!(ChangeBody, &written(&change));
+        prop_assert_eq!(read.target, target);
+        prop_assert_eq!(said(&read.state), said(&change.state));
+        prop_assert_eq!(said(&check!(SegmentSet, &written(&set))), said(&set));
+        prop_assert_eq!(said(&check!(Loss, &written(&loss))), said(&loss));
+        let drained = real::DrainedBody { uuid, entries };
+        prop_assert_eq!(said(&check!(DrainedBody, &written(&drained))), said(&drained));
+    }
+}
