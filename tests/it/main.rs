@@ -10,6 +10,9 @@ mod format;
 mod format_bodies;
 mod format_golden;
 mod kill;
+#[cfg(feature = "cli")]
+mod puts;
 mod query;
+mod share;
 mod store;
 mod tidy;
