@@ -28,3 +28,8 @@ pub use env::{
 };
 pub use error::{Damage, DamageKind, Error, Result};
 pub use log::OpenReport;
+
+/// The examples of the readme, which must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
