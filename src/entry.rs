@@ -66,7 +66,7 @@ pub struct Lease {
 }
 
 /// One run of an entry's handler.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Counts from 1 and never restarts.
     pub number: u32,
@@ -79,7 +79,7 @@ pub struct Attempt {
 }
 
 /// One act of an operator on an entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
     /// When.
     pub at: Timestamp,
@@ -98,7 +98,7 @@ pub struct Action {
 }
 
 /// Everything about an entry that can change. Each change writes all of it as one record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// Where the entry stands.
     pub status: Status,

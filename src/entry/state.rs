@@ -111,6 +111,43 @@ impl Entry {
     }
 }
 
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("status", &self.status)
+            .field("retry_count", &self.retry_count)
+            .field("max_retries", &self.max_retries)
+            .field("updated_at", &self.updated_at)
+            .field("not_before", &self.not_before)
+            .field("lease", &self.lease)
+            .field("attempts", &self.attempts)
+            .field("audit", &self.audit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt")
+            .field("number", &self.number)
+            .field("at", &self.at)
+            .field("outcome", &self.outcome)
+            .field("note_bytes", &self.note.len())
+            .finish()
+    }
+}
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Action")
+            .field("at", &self.at)
+            .field("action", &self.action)
+            .field("from", &self.from)
+            .field("to", &self.to)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for FailedOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FailedOperation")

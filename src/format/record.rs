@@ -217,8 +217,8 @@ pub fn padded_len(body_len: usize) -> u64 {
     (RECORD_HEADER_LEN as u64 + body_len as u64).next_multiple_of(RECORD_ALIGN)
 }
 
-/// A whole record, as read from its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A whole record, as read from its place. `Debug` shows the header, never the body.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     /// Where it begins in its segment.
     pub offset: u64,
@@ -226,6 +226,15 @@ pub struct Frame {
     pub header: RecordHeader,
     /// Its body, checked against the header.
     pub body: Vec<u8>,
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frame")
+            .field("offset", &self.offset)
+            .field("header", &self.header)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Frame {

@@ -46,7 +46,6 @@ pub(crate) use spill::{
 const OPEN_FILES_MAX: usize = 64;
 
 /// A record that is ready to be written but has no number yet.
-#[derive(Debug)]
 pub(crate) struct Draft {
     pub kind: Kind,
     pub body: Vec<u8>,
@@ -105,6 +104,15 @@ pub(crate) trait Observer: Send + Sync {
     fn committed(&self, records: &[Committed]);
     /// The keys, and the number, of entries that were not written.
     fn refused(&self, keys: &[&str], entries: usize);
+}
+
+impl std::fmt::Debug for Draft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Draft")
+            .field("kind", &self.kind)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Draft {

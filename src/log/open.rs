@@ -61,6 +61,16 @@ pub struct OpenReport {
     pub drained: u64,
 }
 
+impl OpenReport {
+    /// What the newest segment told.
+    fn of_survey(&mut self, survey: &Survey, clean: bool) {
+        self.clean = clean;
+        self.replayed_records = survey.records;
+        self.torn_bytes = survey.torn_bytes;
+        self.lost.extend(survey.damage.iter().cloned());
+    }
+}
+
 /// A store that was opened.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -374,13 +384,12 @@ impl Opening<'_> {
                 Witness::End(trailer.start)
             });
         let survey = recover::survey(&segment, witness)?;
-        self.report.replayed_records = survey.records;
         let sealed = segment.trailer.is_some();
         let clean =
             !sealed && segment.header_intact && survey.is_clean(self.checkpoint.as_ref(), *newest);
         #[cfg(feature = "planted")]
         let clean = clean || super::planted::append_after_tear();
-        self.report.clean = clean;
+        self.report.of_survey(&survey, clean);
         let set = match survey.set.clone() {
             Some(set) => set,
             None => self.rebuild_set(files, *newest)?,
@@ -565,10 +574,8 @@ impl Opening<'_> {
         set.losses.extend(found);
         set.losses.extend(missing);
         set.drained.extend(&survey.drained);
-        self.report.lost.extend(survey.damage.iter().cloned());
         self.lose_last(&mut set, number, cut_lsn);
         let next_number = set.segments.last().map_or(number, |item| item.segment) + 1;
-        self.report.torn_bytes = survey.torn_bytes;
         self.report.carried_records = survey.kept.len() as u64;
         let carried = survey.kept.into_iter();
         let uuid = self.header.uuid;

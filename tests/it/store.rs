@@ -337,3 +337,42 @@ fn handles_may_be_shared_among_threads() {
     check::<deadletter::Receipt>();
     check::<deadletter::Tail>();
 }
+
+/// Whatever is printed for debugging shows ids and sizes, never what was captured.
+#[test]
+fn debug_never_shows_a_payload() {
+    const CANARY: &str = "canary-7f3a";
+    let engine = memory_engine();
+    let object = || Json::object(format!("{{\"secret\":\"{CANARY}\"}}")).unwrap();
+    let given = NewFailure::new("payment", "X")
+        .request(object())
+        .snapshot(object())
+        .response(object())
+        .metadata(object())
+        .entity_refs(object())
+        .error(CANARY, CANARY)
+        .hint(CANARY)
+        .action(CANARY);
+    let id = engine.store(given.clone()).unwrap().id;
+    let state = engine
+        .change(id, &[], |state| {
+            state.resolution_note = CANARY.to_owned();
+            state.push_attempt(deadletter::Attempt {
+                number: 1,
+                at: deadletter::Timestamp(1),
+                outcome: "failure".to_owned(),
+                note: CANARY.to_owned(),
+            });
+        })
+        .unwrap();
+    let mut tail = engine.tail(0).unwrap();
+    let first = tail.next();
+    let refused = engine.store(given.clone().error("1", CANARY.repeat(4000))).unwrap_err();
+    let entry = engine.get(id).unwrap();
+    let receipt = engine.submit(given.clone(), Durability::Queued).unwrap();
+    let printed = format!(
+        "{given:?} {state:?} {tail:?} {first:?} {refused:?} {refused} {entry:?} {receipt:?} {engine:?}"
+    );
+    assert!(printed.contains("request_data"), "something is shown");
+    assert!(!printed.contains(CANARY) && !printed.contains("99, 97, 110"), "{printed}");
+}

@@ -47,12 +47,9 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         _ => Witness::Checkpoint(checkpoint.as_ref()),
     };
     let survey = recover::survey(&segment, witness)?;
-    report.clean = survey.is_clean(checkpoint.as_ref(), *newest);
-    report.replayed_records = survey.records;
-    report.torn_bytes = survey.torn_bytes;
+    report.of_survey(&survey, survey.is_clean(checkpoint.as_ref(), *newest));
     let set = survey.set.clone().unwrap_or_default();
     let mut missing = adopt_old(env, &segments, &files, &set, &segment, &mut report)?;
-    report.lost.extend(survey.damage.iter().cloned());
     let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(*newest, damage)).collect();
     let mut totals = set.totals;
     // Rows behind the cut are shown too, so they count.
@@ -73,7 +70,6 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     let losses = set.losses.iter().chain(new_losses()).copied().collect();
     let drained = set.drained.iter().chain(&survey.drained).copied().collect();
     let end = survey.kept.last().map_or(survey.cut, Frame::end);
-    let next_lsn = survey.last_lsn.unwrap_or(0) + 1;
     let (file, summary) = (Arc::new(segment), survey.summary);
     segments.begin(Active { file, summary, end, synced_end: end });
     Ok(Opened {
@@ -82,7 +78,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         segments,
         preparer: None,
         writer: None,
-        next_lsn,
+        next_lsn: survey.last_lsn.unwrap_or(0) + 1,
         checkpoint,
         totals,
         losses,

@@ -145,7 +145,10 @@ impl Fixture {
         }
         let entries = all(&engine);
         engine.close().unwrap();
-        let files = files(dir.path());
+        let mut files = files(dir.path());
+        // Zeros behind the last record, as a segment has them that was prepared ahead.
+        let active = files.iter_mut().rfind(|(path, _)| path.starts_with(format::LOG_DIR));
+        active.unwrap().1.resize(usize::try_from(SEGMENT_BYTES).unwrap(), 0);
         let mut fixture = Self {
             files,
             entries,
