@@ -28,6 +28,9 @@ pub use env::{
 };
 pub use error::{Damage, DamageKind, Error, Result};
 pub use log::OpenReport;
+#[cfg(feature = "planted")]
+#[doc(hidden)]
+pub use log::planted::plant_append_after_tear;
 
 /// The examples of the readme, which must compile.
 #[cfg(doctest)]
