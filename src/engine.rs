@@ -159,7 +159,7 @@ impl Engine {
         let engine = Self::start(config, env, opened);
         match engine.inner.config.background {
             Background::Threads => {
-                engine.inner.mark_dirty()?;
+                engine.inner.write_slot(false)?;
                 engine.inner.threads.start(&engine.inner)?;
             }
             Background::Manual => engine.inner.drain_logged(),
@@ -289,11 +289,6 @@ impl Inner {
 
     fn commit(&self) -> Result<&Commit> {
         self.commit.as_deref().ok_or(Error::ReadOnly)
-    }
-
-    /// Says durably that the store is in use, so that its index is not trusted after a crash.
-    fn mark_dirty(&self) -> Result<()> {
-        self.write_slot(false)
     }
 
     /// Writes the next checkpoint slot, as of the last sync.
