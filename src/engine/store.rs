@@ -278,6 +278,7 @@ impl Inner {
 
     /// Checks and reserves the keys of a batch, all at once, so that two batches never wait for
     /// each other. With `by_uuid` an entry without a key counts as keyed by its uuid.
+    #[expect(clippy::needless_pass_by_value, reason = "the caller is done with the bodies")]
     pub(super) fn reserve(&self, bodies: Vec<EntryBody>, by_uuid: bool) -> Result<Vec<Item>> {
         let keys: Vec<Option<String>> = bodies
             .iter()

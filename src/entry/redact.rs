@@ -259,9 +259,8 @@ mod tests {
         #[test]
         fn the_scanner_agrees_with_a_tree(value in any_value(), pretty in any::<bool>()) {
             let denied = ["token".to_owned(), "password".to_owned()];
-            let write = |value: &Value| match pretty {
-                true => serde_json::to_string_pretty(value).unwrap(),
-                false => value.to_string(),
+            let write = |value: &Value| {
+                if pretty { serde_json::to_string_pretty(value).unwrap() } else { value.to_string() }
             };
             let text = write(&value);
             let mut wanted = value;

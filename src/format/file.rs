@@ -203,6 +203,7 @@ const NO_SEGMENT: u64 = u64::MAX;
 
 impl SegmentHeader {
     /// The first 4096 bytes of a segment.
+    #[expect(clippy::cast_possible_truncation, reason = "a constant of at most 4096")]
     pub fn encode(&self) -> Vec<u8> {
         let none = Predecessor { segment: NO_SEGMENT, last_lsn: 0, end: 0, footer_crc: 0 };
         let predecessor = self.predecessor.unwrap_or(none);
@@ -237,6 +238,7 @@ impl SegmentHeader {
     /// # Errors
     ///
     /// What is wrong with the first copy, when neither can be used.
+    #[expect(clippy::cast_possible_truncation, reason = "a constant of at most 4096")]
     pub fn decode(page: &[u8]) -> Result<(Self, bool), FormatError> {
         let copy = page.get(SEGMENT_HEADER_COPY as usize..).unwrap_or_default();
         let header = Self::decode_copy(page).or_else(|error| match error {

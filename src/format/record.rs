@@ -72,6 +72,7 @@ impl Kind {
 
 /// The flags of a record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one bit on disk")]
 pub struct Flags {
     /// The next record belongs to the same atomic batch.
     pub more_of_batch: bool,

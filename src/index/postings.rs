@@ -197,9 +197,9 @@ impl Column {
         if number <= width {
             return;
         }
-        *self = if number <= u64::from(u16::MAX) {
+        *self = if u16::try_from(number).is_ok() {
             Self::Short(self.iter().filter_map(|value| value.try_into().ok()).collect())
-        } else if number <= u64::from(u32::MAX) {
+        } else if u32::try_from(number).is_ok() {
             Self::Word(self.iter().filter_map(|value| value.try_into().ok()).collect())
         } else {
             Self::Long(self.iter().collect())

@@ -220,6 +220,7 @@ impl Wanted {
 }
 
 impl Matches {
+    #[expect(clippy::cast_possible_truncation, reason = "a cell is a number below 2^32")]
     fn hit(&self, segment: &Segment, times: Option<&Column>, ordinal: u32) -> bool {
         let at = ordinal as usize;
         let cell = segment.column.get(at).and_then(|cell| self.cells.get(cell as usize));

@@ -179,6 +179,7 @@ impl Commit {
     }
 
     /// Writes what is queued, and syncs what somebody waits for or what lags too long.
+    #[expect(clippy::unnecessary_wraps, reason = "its callers report what a failed flush says")]
     pub fn flush(&self) -> Result<()> {
         let now = self.env.monotonic_ms();
         let mut state = self.lock();

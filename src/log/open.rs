@@ -392,9 +392,9 @@ impl Opening<'_> {
         self.report.of_survey(&survey, clean);
         let set = match survey.set.clone() {
             Some(set) => set,
-            None => self.rebuild_set(files, *newest)?,
+            None => self.rebuild_set(files, *newest),
         };
-        let missing = adopt_old(self.env, &self.segments, files, &set, &segment, &mut self.report)?;
+        let missing = adopt_old(self.env, &self.segments, files, &set, &segment, &mut self.report);
         if clean && missing.is_empty() {
             return Ok(self.go_on(segment, survey, set));
         }
@@ -443,7 +443,7 @@ impl Opening<'_> {
         newest: u64,
         damage: Damage,
     ) -> Result<Opened> {
-        let mut set = self.rebuild_set(files, newest)?;
+        let mut set = self.rebuild_set(files, newest);
         let before = set.segments.last().map_or(0, |item| item.last_lsn);
         let known = self.checkpoint.filter(|checkpoint| checkpoint.segment == newest);
         let item = match known {
@@ -491,7 +491,7 @@ impl Opening<'_> {
     }
 
     /// The set of older segments: the newest one that can be read, and the files since.
-    fn rebuild_set(&mut self, files: &BTreeMap<u64, u32>, newest: u64) -> Result<SegmentSet> {
+    fn rebuild_set(&mut self, files: &BTreeMap<u64, u32>, newest: u64) -> SegmentSet {
         let mut set = SegmentSet::default();
         let older = || files.range(..newest).rev();
         let first = older().find_map(|(number, generation)| {
@@ -518,7 +518,7 @@ impl Opening<'_> {
             });
             set.totals.captured += summary.entries.len() as u64 + lost;
         }
-        Ok(set)
+        set
     }
 
     /// The set at the head of an older segment.
@@ -743,7 +743,7 @@ fn adopt_old(
     set: &SegmentSet,
     newest: &SegmentFile,
     report: &mut OpenReport,
-) -> Result<Vec<Loss>> {
+) -> Vec<Loss> {
     let mut missing = Vec::new();
     for (index, item) in set.segments.iter().enumerate() {
         if !files.contains_key(&item.segment) {
@@ -773,7 +773,7 @@ fn adopt_old(
         };
         segments.add_old(item.segment, item.generation, bound, Some(*item));
     }
-    Ok(missing)
+    missing
 }
 
 /// Where a segment ends, as the one behind it says.

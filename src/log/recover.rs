@@ -98,7 +98,7 @@ pub(crate) fn survey(segment: &SegmentFile, witness: Witness<'_>) -> Result<Surv
     segment.scan(bound, &mut |item| {
         match item {
             Item::Frame(frame) => {
-                places.push(Place { offset: frame.offset, end: frame.end(), header: frame.header })
+                places.push(Place { offset: frame.offset, end: frame.end(), header: frame.header });
             }
             Item::Hole { from, to } => holes.push((from, to)),
             Item::Tail { from, data_end } => tail = (from, data_end),

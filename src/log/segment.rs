@@ -49,6 +49,7 @@ pub(crate) enum Item {
 
 impl SegmentFile {
     /// Opens a segment and reads its header and trailer.
+    #[expect(clippy::cast_possible_truncation, reason = "a constant of at most 4096")]
     pub fn open(env: &dyn Env, path: &Path, mode: OpenMode, map: bool) -> Result<Self> {
         let file = env.open(path, mode).map_err(|error| Error::io("open", path, error))?;
         let len = file.len().map_err(|error| Error::io("measure", path, error))?;

@@ -361,6 +361,7 @@ impl Birth<'_> {
         self.fill(&file, &header, &group, next_path)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the path ends here: the file is renamed")]
     fn fill(
         &self,
         file: &Arc<dyn File>,

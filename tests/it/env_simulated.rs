@@ -41,6 +41,7 @@ fn cuts(disk: &Simulated, mode: CrashMode) -> BTreeSet<Option<Vec<u8>>> {
     (0..300).map(|seed| cut(disk, mode, seed)).collect()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "reads well beside `None`")]
 fn some(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(bytes.to_vec())
 }

@@ -371,7 +371,7 @@ fn kind_table() -> String {
         Kind::Lost => "records were lost to damage",
         Kind::Drained => "a fallback file was brought home",
         Kind::Mark => "nothing: ends a group",
-        _ => "may be skipped",
+        Kind::Other(_) => "may be skipped",
     };
     let mut table = String::from("record kinds\nnumber  name\n");
     for number in 0..128_u8 {
@@ -388,18 +388,18 @@ fn kind_table() -> String {
 }
 
 fn flag_table() -> String {
-    let flags: [(&str, fn(&mut Flags)); 4] = [
-        ("more of batch: the next record belongs to the same batch", |flags| {
+    let flags: [Field<Flags>; 4] = [
+        ("more of batch: the next record belongs to the same batch", 1, |flags| {
             flags.more_of_batch = true;
         }),
-        ("continues batch: the record before belongs to the same batch", |flags| {
+        ("continues batch: the record before belongs to the same batch", 1, |flags| {
             flags.continues_batch = true;
         }),
-        ("drained: brought home from a fallback file", |flags| flags.drained = true),
-        ("last of group: a sync follows this record", |flags| flags.last_of_group = true),
+        ("drained: brought home from a fallback file", 1, |flags| flags.drained = true),
+        ("last of group: a sync follows this record", 1, |flags| flags.last_of_group = true),
     ];
     let mut table = String::from("record flags\n   bit  name\n");
-    for (text, set) in flags {
+    for (text, _, set) in flags {
         let mut header = record_header();
         set(&mut header.flags);
         let bytes = header.encode(1, 4096);

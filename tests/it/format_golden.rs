@@ -77,7 +77,10 @@ fn failure(number: u64) -> NewFailure {
         "{{ \"order\":  {number}, \"price\": 1.50, \"note\": \"caf\u{e9}\", \"body\": \"{}\" }}",
         "0123456789abcdef".repeat(320)
     );
-    let mut failure = NewFailure::new(["payments", "orders.eu"][number as usize % 2], "PG_TIMEOUT");
+    let mut failure = NewFailure::new(
+        if number.is_multiple_of(2) { "payments" } else { "orders.eu" },
+        "PG_TIMEOUT",
+    );
     failure.created_at = Some(Timestamp(created));
     if number.is_multiple_of(3) {
         return failure;

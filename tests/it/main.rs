@@ -1,5 +1,13 @@
 //! The behaviors a user could notice, one file each.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and brings its own files and clocks"
+)]
+
 #[cfg(feature = "cli")]
 mod cli;
 mod crash;

@@ -1,5 +1,11 @@
 //! The `deadletter` command: parse, run one verb, turn the outcome into an exit code.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::doc_markdown,
+    reason = "a program has files and a clock of its own, and its arguments' comments are its help"
+)]
+
 mod args;
 mod bytes;
 mod capture;

@@ -51,7 +51,7 @@ fn print(context: &Context, entry: &Entry) -> Result<()> {
     let operation = &entry.operation;
     let request = parse(&operation.request_data);
     let response = parse(&operation.response_data);
-    if let (Some(argv), Some(response)) = (argv_of(&request), &response) {
+    if let (Some(argv), Some(response)) = (argv_of(request.as_ref()), &response) {
         print_run(context, &argv, request.as_ref(), response)?;
     } else {
         print_payload(context, "request", &operation.request_data, request.as_ref())?;
@@ -239,7 +239,7 @@ fn text_of(value: &Value) -> Option<String> {
 }
 
 /// The command line of a capture, each word quoted when it needs it.
-fn argv_of(request: &Option<Value>) -> Option<Vec<String>> {
-    let words = request.as_ref()?.get("argv")?.as_array()?;
+fn argv_of(request: Option<&Value>) -> Option<Vec<String>> {
+    let words = request?.get("argv")?.as_array()?;
     words.iter().map(|word| Some(output::shell_quoted(&text_of(word)?))).collect()
 }

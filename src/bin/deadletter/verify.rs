@@ -35,7 +35,7 @@ pub fn verify(context: &Context) -> Result<Exit> {
         report.frames,
         report.segments,
         report.bytes,
-        crate::output::escape(&report.index.to_string()),
+        crate::output::escape(&report.index.clone()),
         report.fallback,
     ))?;
     if report.torn_tail_bytes > 0 {

@@ -49,7 +49,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     let survey = recover::survey(&segment, witness)?;
     report.of_survey(&survey, survey.is_clean(checkpoint.as_ref(), *newest));
     let set = survey.set.clone().unwrap_or_default();
-    let mut missing = adopt_old(env, &segments, &files, &set, &segment, &mut report)?;
+    let mut missing = adopt_old(env, &segments, &files, &set, &segment, &mut report);
     let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(*newest, damage)).collect();
     let mut totals = set.totals;
     // Rows behind the cut are shown too, so they count.
