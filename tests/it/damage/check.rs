@@ -75,8 +75,8 @@ impl Case {
         let before = bytes.clone();
         change(&mut bytes[at(range.start)..at(range.end)]);
         self.unseen = before == *bytes;
-        let differs = (range.start..range.end).filter(|i| before[at(*i)] != bytes[at(*i)]);
-        let (first, last) = (differs.clone().next(), differs.last());
+        let mut differs = (range.start..range.end).filter(|i| before[at(*i)] != bytes[at(*i)]);
+        let (first, last) = (differs.clone().next(), differs.next_back());
         if let (Some(first), Some(last)) = (first, last) {
             self.touched.push((segment.to_owned(), first..last + 1));
         }
