@@ -337,7 +337,7 @@ fn a_damaged_fallback_file_blocks_nothing() {
         fs::create_dir(path).unwrap();
     });
     check_fallback("unreadable", |path| {
-        fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
     });
     for offset in (0..5000).step_by(61) {
         check_fallback(&format!("flipped at {offset}"), |path| {
