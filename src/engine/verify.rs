@@ -130,7 +130,7 @@ impl Verifier<'_> {
         }
         let newest = files.last_key_value().map(|(number, _)| *number);
         if let Some((number, segment)) = opened.pop() {
-            let segment = if newest == Some(number) { segment.as_newest()? } else { segment };
+            let segment = if newest == Some(number) { segment.into_newest()? } else { segment };
             opened.push((number, segment));
         }
         let total: u64 = opened.iter().map(|(_, segment)| segment.len).sum();

@@ -377,7 +377,7 @@ impl Opening<'_> {
         let path = self.segments.path(*newest, *generation);
         let segment = match SegmentFile::open(&**self.env, &path, OpenMode::Write, false) {
             Err(Error::Damaged(damage)) => return self.pass_over(files, *newest, *damage),
-            other => other?.as_newest()?,
+            other => other?.into_newest()?,
         };
         let witness =
             segment.trailer.map_or(Witness::Checkpoint(self.checkpoint.as_ref()), |trailer| {

@@ -94,7 +94,7 @@ impl SegmentFile {
     }
 
     /// As the newest segment: a footer that is not whole there was never synced and says nothing.
-    pub fn as_newest(mut self) -> Result<Self> {
+    pub fn into_newest(mut self) -> Result<Self> {
         if self.footer()?.is_none() {
             self.trailer = None;
         }

@@ -70,7 +70,7 @@ fn a_failed_sync_is_not_tried_again() {
     engine.checkpoint().unwrap_err();
     engine.close().unwrap_err();
     let engine = open(&disk.crash_image(CrashMode::Nothing, 5));
-    assert_eq!(types(&engine), [String::new(); 0]);
+    assert!(types(&engine).is_empty());
     engine.store(NewFailure::new("mail", "THIRD")).unwrap();
 }
 
