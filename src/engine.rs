@@ -29,13 +29,13 @@ use crate::error::{Damage, Error, Result};
 use crate::format::{Checkpoint, Loss, SegmentItem};
 use crate::log::{self, Commit, OpenReport, Opened, Segments};
 
-pub use drain::{Spilled, spill};
+pub use drain::{Spilled, spill, spill_with};
 pub use dump::{Dump, FrameInfo, dump};
 pub use load::RebuildReport;
 pub use query::{Accounting, Bytes, Facets, Statistics};
 pub use store::{BatchError, BatchReceipt, Receipt, StoreError, Stored};
 pub use tail::{Tail, TailItem};
-pub use verify::{VerifyReport, verify};
+pub use verify::{VerifyReport, verify, verify_with};
 
 use feed::Feed;
 use store::Reservations;

@@ -1,4 +1,33 @@
-//! An embedded, crash-safe dead-letter log.
+//! An embedded, crash-safe dead-letter log: keep what failed, find it, understand it.
+//!
+//! [`Engine::open`] makes or recovers a store in a directory, [`Engine::store`] keeps one
+//! [`NewFailure`] and says how durable it is, [`Engine::find`] and [`Engine::get`] find it again,
+//! [`Engine::change`] changes its state. A store is one directory with one writing process;
+//! [`Engine::open_read_only`] looks at it beside the writer.
+//!
+//! # What is promised
+//!
+//! - `Ok` from a store call names the level that was reached, see [`Durability`]. An error gives
+//!   the failure back.
+//! - Opening a damaged store succeeds (unless [`Recovery::Strict`] is asked for), loses only what
+//!   is damaged, and says exactly what: [`Engine::report`], [`verify`].
+//! - What can be seen after opening is durable.
+//! - JSON payloads come back byte for byte.
+//!
+//! # What an operation costs
+//!
+//! A synced `store` costs one sync, shared by all threads that store at the same time. Queries
+//! cost no sync and wait for none. Counts and facets are exact and cost no scan. Opening for
+//! storing reads the newest segment; the index is loaded or rebuilt beside it.
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `cli` | no | the `deadletter` command |
+//! | `planted` | no | a bug for this project's own crash tests to find |
+//!
+//! The bytes on disk are described in [`mod@format`].
 
 #![deny(unsafe_code)]
 
@@ -15,7 +44,7 @@ pub use config::{Background, Config, Durability, IndexKind, Prepare, Recovery, S
 pub use engine::{
     Accounting, BatchError, BatchReceipt, Bytes, CheckpointReport, Dump, Engine, Facets, FrameInfo,
     RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored, Tail, TailItem, VerifyReport,
-    dump, spill, verify,
+    dump, spill, spill_with, verify, verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Entry, EntryId, FailedOperation, Filter, Json,
@@ -30,7 +59,7 @@ pub use error::{Damage, DamageKind, Error, Result};
 pub use log::OpenReport;
 #[cfg(feature = "planted")]
 #[doc(hidden)]
-pub use log::planted::plant_append_after_tear;
+pub use log::planted;
 
 /// The examples of the readme, which must compile.
 #[cfg(doctest)]

@@ -36,13 +36,26 @@ pub struct Spilled {
 /// The failure is given back with [`Error::Invalid`], [`Error::TooLarge`], [`Error::NotAStore`]
 /// (another program's directory) or [`Error::Io`].
 pub fn spill(config: &Config, failure: NewFailure) -> Result<Spilled, StoreError> {
-    let mut failure = failure;
     let env: Arc<dyn Env> = Arc::new(Disk::new());
-    let spilled = spill_with(config, &env, &mut failure);
+    spill_with(config, &env, failure)
+}
+
+/// As [`spill`], on a disk of the caller's.
+///
+/// # Errors
+///
+/// As [`spill`].
+pub fn spill_with(
+    config: &Config,
+    env: &Arc<dyn Env>,
+    failure: NewFailure,
+) -> Result<Spilled, StoreError> {
+    let mut failure = failure;
+    let spilled = write_spill(config, env, &mut failure);
     spilled.map_err(|source| StoreError { failure: Box::new(failure), source })
 }
 
-fn spill_with(config: &Config, env: &Arc<dyn Env>, failure: &mut NewFailure) -> Result<Spilled> {
+fn write_spill(config: &Config, env: &Arc<dyn Env>, failure: &mut NewFailure) -> Result<Spilled> {
     config.check()?;
     log::check_store(&**env, &config.dir)?;
     failure.prepare(&config.limits, &config.redaction)?;

@@ -49,7 +49,12 @@ pub fn verify(config: &Config, progress: &mut dyn FnMut(u64, u64)) -> Result<Ver
     verify_with(config, &env, progress)
 }
 
-pub(super) fn verify_with(
+/// As [`verify`], on a disk of the caller's.
+///
+/// # Errors
+///
+/// As [`verify`].
+pub fn verify_with(
     config: &Config,
     env: &Arc<dyn Env>,
     progress: &mut dyn FnMut(u64, u64),
@@ -123,8 +128,12 @@ impl Verifier<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let total: u64 = opened.iter().map(|(_, segment)| segment.len).sum();
         let newest = files.last_key_value().map(|(number, _)| *number);
+        if let Some((number, segment)) = opened.pop() {
+            let segment = if newest == Some(number) { segment.as_newest()? } else { segment };
+            opened.push((number, segment));
+        }
+        let total: u64 = opened.iter().map(|(_, segment)| segment.len).sum();
         self.read_set(opened.iter().rev().map(|(_, segment)| segment))?;
         for (index, (number, segment)) in opened.iter().enumerate() {
             let next = opened.get(index + 1).filter(|(next, _)| *next == number + 1);
@@ -155,8 +164,9 @@ impl Verifier<'_> {
         if !segment.header_intact {
             self.damage(segment, DamageKind::Header, 0, format::SEGMENT_HEADER_LEN);
         }
-        let sealed = next.is_some_and(|next| next.footer_crc != 0);
-        if segment.trailer.is_none() && sealed {
+        // A crash may have come before the footer's sync; then nobody vouches for it.
+        let vouched = next.is_none_or(|next| next.footer_crc != 0);
+        if segment.trailer.is_none() && vouched && next.is_some() {
             let end = next.map_or(segment.len, |next| next.end).min(segment.len);
             self.damage(segment, DamageKind::Footer, end, segment.len - end);
         }
@@ -166,13 +176,14 @@ impl Verifier<'_> {
                 let number = segment.header.segment;
                 let items = self.set.iter().flat_map(|set| &set.segments);
                 let item = items.clone().find(|item| item.segment == number).copied();
-                self.old(segment, Extent::of(segment, next.map(|next| next.end), item.as_ref()))
+                let extent = Extent::of(segment, next.map(|next| next.end), item.as_ref());
+                self.old(segment, extent, vouched)
             }
         }
     }
 
     /// A segment that takes no more records: every hole is damage.
-    fn old(&mut self, segment: &SegmentFile, extent: Extent) -> Result<()> {
+    fn old(&mut self, segment: &SegmentFile, extent: Extent, vouched: bool) -> Result<()> {
         let scanned = log::scan_old(segment, extent)?;
         let end = extent.end.min(segment.len);
         let rows = &scanned.summary;
@@ -185,7 +196,7 @@ impl Verifier<'_> {
             let same = footer
                 .as_ref()
                 .is_some_and(|footer| !scanned.damage.is_empty() || *footer == *scanned.summary);
-            if !same {
+            if !same && vouched {
                 self.damage(segment, DamageKind::Footer, end, segment.len - end);
             }
         }

@@ -58,19 +58,14 @@ impl Env for Disk {
         let mut missing = Vec::new();
         for dir in path.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
             match fs::metadata(dir) {
-                Ok(metadata) if metadata.is_dir() => break,
+                Ok(metadata) if metadata.is_dir() => {
+                    sync_existing(dir)?;
+                    break;
+                }
                 Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(dir),
                 Err(error) => return Err(error),
             }
-        }
-        if missing.is_empty() {
-            // A process may have died between the creation and the sync, so sync again. Who may
-            // not read the directory above did not create this one either.
-            return match sync_directory(parent(path)) {
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-                answer => answer,
-            };
         }
         missing.into_iter().rev().try_for_each(create_directory)
     }
@@ -260,6 +255,15 @@ fn create_directory(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error.into()),
     }
     sync_directory(parent(path))
+}
+
+/// Makes the name of an existing directory durable: the process that created it may have died
+/// before its sync. Who may not read the directory above did not create this one either.
+fn sync_existing(path: &Path) -> io::Result<()> {
+    match sync_directory(parent(path)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        answer => answer,
+    }
 }
 
 fn open_directory(path: &Path, flags: OFlags) -> io::Result<fs::File> {

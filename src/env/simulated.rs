@@ -364,7 +364,14 @@ impl State {
         Ok(())
     }
 
-    /// The step of a sync. A failed one has lost what it should have written.
+    /// Syncs the directory in which a path stands.
+    fn sync_name(&mut self, path: &Path) -> io::Result<()> {
+        let (parent, _) = self.volume.tree.place(path)?;
+        self.sync(Target::Names(parent), &directory_name(path.parent()))
+    }
+
+    /// The step of a sync. A failed one has lost what it should have written; names stay pending,
+    /// for a journal gives up as a whole, and without one the next name writes the block again.
     fn sync_once(&mut self, target: Target, name: &Arc<str>) -> io::Result<()> {
         let kind = match target {
             Target::File(_) => OperationKind::Sync,
@@ -373,9 +380,8 @@ impl State {
         if !matches!(self.step(kind, name, (0, 0))?, Effect::Lose) {
             return Ok(());
         }
-        match target {
-            Target::File(id) => self.volume.lose_file(id),
-            Target::Names(dir) => self.volume.lose_names(dir),
+        if let Target::File(id) = target {
+            self.volume.lose_file(id);
         }
         Err(Errno::IO.into())
     }
@@ -471,25 +477,25 @@ impl Env for Simulated {
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.powered()?;
-        let mut above: Vec<&Path> = path.ancestors().collect();
-        above.reverse();
-        for dir in above {
-            let created = match state.volume.tree.directory(dir) {
-                Ok(ROOT) => continue,
-                Ok(_) => false,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let (parent, name) = state.volume.tree.place(dir)?;
-                    state.step_whole(OperationKind::CreateDirectory, name, 0)?;
-                    state.volume.create_directory(parent, name)?;
-                    true
+        let mut missing = Vec::new();
+        for dir in path.ancestors() {
+            match state.volume.tree.directory(dir) {
+                Ok(ROOT) => break,
+                Ok(_) => {
+                    // Like the real disk: the process that created it may have died before
+                    // the sync.
+                    state.sync_name(dir)?;
+                    break;
                 }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(dir),
                 Err(error) => return Err(error),
-            };
-            // Like the real disk: the process that created it may have died before the sync.
-            if created || dir == path {
-                let (parent, _) = state.volume.tree.place(dir)?;
-                state.sync(Target::Names(parent), &directory_name(dir.parent()))?;
             }
+        }
+        for dir in missing.into_iter().rev() {
+            let (parent, name) = state.volume.tree.place(dir)?;
+            state.step_whole(OperationKind::CreateDirectory, name, 0)?;
+            state.volume.create_directory(parent, name)?;
+            state.sync_name(dir)?;
         }
         Ok(())
     }

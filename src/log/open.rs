@@ -377,7 +377,7 @@ impl Opening<'_> {
         let path = self.segments.path(*newest, *generation);
         let segment = match SegmentFile::open(&**self.env, &path, OpenMode::Write, false) {
             Err(Error::Damaged(damage)) => return self.pass_over(files, *newest, *damage),
-            other => other?,
+            other => other?.as_newest()?,
         };
         let witness =
             segment.trailer.map_or(Witness::Checkpoint(self.checkpoint.as_ref()), |trailer| {
@@ -586,7 +586,8 @@ impl Opening<'_> {
             segment: number,
             last_lsn: cut_lsn,
             end: survey.cut,
-            footer_crc: segment.trailer.map_or(0, |trailer| trailer.crc(segment.header.salt)),
+            // Whoever wrote the footer may have died before its sync, so nobody vouches for it.
+            footer_crc: 0,
         };
         self.segments.add_old(number, item.generation, Some(survey.cut), Some(item));
         let cut = (segment.trailer.is_none() && all_kept && survey.cut <= segment.len)
@@ -632,9 +633,13 @@ impl Opening<'_> {
         carried: Vec<Pending>,
         next_lsn: u64,
     ) -> Result<Opened> {
+        let log_dir = self.config.dir.join(format::LOG_DIR);
+        // The process that named the segments before may have died before their names were
+        // durable; a power cut could then keep the new name without the old ones.
+        self.env.sync_dir(&log_dir).map_err(|e| Error::io("sync the folder", &log_dir, e))?;
         let birth = Birth {
             env: &**self.env,
-            log_dir: &self.config.dir.join(format::LOG_DIR),
+            log_dir: &log_dir,
             config: self.config,
             store_uuid: self.header.uuid,
             segment: number,

@@ -215,7 +215,8 @@ fn gather(survey: &mut Survey, segment: &SegmentFile, bound: u64) -> Result<()> 
         }
         Ok(())
     })?;
-    let (kept, broken) = units.finish(&survey.summary);
+    let known = survey.cut_lsn.unwrap_or(0).max(header.base_lsn.saturating_sub(1));
+    let (kept, broken) = units.finish(known);
     survey.torn_bytes += broken;
     for frame in &kept {
         survey.records += 1;
@@ -285,16 +286,16 @@ impl Units {
     }
 
     /// The whole units, without changes of entries that a hole took, and the bytes left out.
-    fn finish(mut self, proven: &Summary) -> (Vec<Frame>, u64) {
+    /// Entries up to `known` stand before the cut, in this segment or an older one.
+    fn finish(mut self, known: u64) -> (Vec<Frame>, u64) {
         self.drop_open();
-        let base = proven.entries.last().map_or(0, |row| row.lsn);
         let mut stored = HashSet::new();
         let mut broken_bytes = self.broken_bytes;
         self.whole.retain(|frame| {
             let keep = match frame.header.kind {
                 Kind::Entry => stored.insert(frame.header.lsn),
                 Kind::Change => format::decode_body::<ChangeBody>(&frame.body)
-                    .is_ok_and(|body| body.target <= base || stored.contains(&body.target)),
+                    .is_ok_and(|body| body.target <= known || stored.contains(&body.target)),
                 // The new segment restates the set, and needs no mark.
                 Kind::SegmentSet | Kind::Mark => return false,
                 _ => true,

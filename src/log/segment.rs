@@ -93,6 +93,14 @@ impl SegmentFile {
         Ok(segment)
     }
 
+    /// As the newest segment: a footer that is not whole there was never synced and says nothing.
+    pub fn as_newest(mut self) -> Result<Self> {
+        if self.footer()?.is_none() {
+            self.trailer = None;
+        }
+        Ok(self)
+    }
+
     /// Wraps a file that was just written.
     pub fn created(path: PathBuf, file: Arc<dyn File>, header: SegmentHeader, len: u64) -> Self {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -7,6 +7,6 @@
 mod bytes;
 mod check;
 mod files;
-mod fixture;
+pub mod fixture;
 mod refused;
 mod torn;

@@ -211,3 +211,6 @@ fn a_writer_that_acknowledges_too_early_is_caught() {
     println!("{missing} of {acknowledged} entries that were only queued are missing");
     assert!(missing > 0, "the kills came at no moment that matters");
 }
+
+#[cfg(feature = "cli")]
+mod import;

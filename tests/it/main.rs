@@ -10,6 +10,7 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+mod crash;
 mod damage;
 mod env;
 mod env_simulated;
@@ -17,6 +18,9 @@ mod format;
 mod format_bodies;
 mod format_golden;
 mod kill;
+#[cfg(feature = "cli")]
+mod puts;
 mod query;
+mod share;
 mod store;
 mod tidy;

@@ -66,7 +66,8 @@ pub enum FaultKind {
     /// A write applies a prefix and reports the short count. Suits writes of two bytes or more.
     ShortWrite,
     /// A sync fails with EIO and the kernel forgets what it should have written: reads still see
-    /// it, later syncs succeed without it, a power cut loses it. Suits syncs.
+    /// it, later syncs succeed without it, a power cut loses it. The names of a directory stay
+    /// pending. Suits syncs.
     FailedSync,
     /// The clock advances, then the step succeeds. Suits every step.
     Stall(Duration),

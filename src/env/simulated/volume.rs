@@ -191,11 +191,6 @@ impl Volume {
         self.name_changes = rest;
     }
 
-    /// Forgets a directory's pending names without writing them.
-    pub(super) fn lose_names(&mut self, dir: Id) {
-        self.name_changes.retain(|change| !change.touches(dir));
-    }
-
     /// Changes the bytes of a file both live and durable, as damage does.
     pub(super) fn damage(&mut self, id: Id, change: impl Fn(&mut Content)) -> io::Result<()> {
         change(&mut self.tree.file_mut(id)?.content);

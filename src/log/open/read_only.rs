@@ -98,7 +98,7 @@ fn newest_readable(
         let path = segments.path(*newest, *generation);
         match SegmentFile::open(env, &path, OpenMode::Read, false) {
             Err(Error::Damaged(_)) => files.pop_last(),
-            other => return other,
+            other => return other?.as_newest(),
         };
     }
     let reason = "it has no segment that can be read".to_owned();

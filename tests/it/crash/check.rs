@@ -1,0 +1,157 @@
+//! Opens what a crash left and checks every promise.
+
+use std::sync::Arc;
+
+use deadletter::{
+    CrashMode, DamageKind, Engine, Entry, EntryId, Env, Error, Filter, NewFailure, Order, Page,
+    Simulated, Status, TailItem,
+};
+
+use super::config;
+use super::model::{Crash, Model};
+
+/// All entries, oldest first.
+pub fn view(engine: &Engine) -> Result<Vec<Entry>, String> {
+    let page = Page { order: Order::Oldest, limit: 100_000, ..Page::default() };
+    engine.find(&Filter::default(), page).map_err(|error| format!("find failed: {error:?}"))
+}
+
+fn open(disk: &Simulated) -> Result<Engine, String> {
+    let env = Arc::new(disk.clone());
+    Engine::open_with(config(), env).map_err(|error| format!("the store does not open: {error:?}"))
+}
+
+/// Opens what a crash left and checks all that is promised; answers with what is known then.
+/// `thorough` also goes on working with the store.
+pub fn check(
+    disk: &Simulated,
+    model: &Model,
+    crash: Crash,
+    thorough: bool,
+) -> Result<Model, String> {
+    if thorough {
+        verify(disk)?;
+    }
+    let engine = open(disk)?;
+    let report = engine.report();
+    if !report.lost.is_empty() {
+        return Err(format!("an honest crash was reported as damage: {:?}", report.lost));
+    }
+    let entries = view(&engine)?;
+    let next = model.resolve(&entries, crash)?;
+    let cut = disk.crash_image(CrashMode::Nothing, 0);
+    let accounting = engine.accounting().map_err(|error| format!("{error:?}"))?;
+    let gone = accounting.purged + accounting.evicted + accounting.lost;
+    let live = entries.len() as u64;
+    if gone > 0 || accounting.captured != live || accounting.live != live {
+        return Err(format!("{live} entries are there, but the account says {accounting:?}"));
+    }
+    if thorough {
+        verify(&cut)?;
+        agree(&engine, &entries)?;
+        go_on(&engine, disk, &next, &entries)?;
+    }
+    disk.power_off_at(Some(disk.operations()));
+    drop(engine);
+    let again = open(&cut)?;
+    let same = view(&again)? == entries;
+    cut.power_off_at(Some(cut.operations()));
+    if same { Ok(next) } else { Err("what was visible did not survive a power cut".to_owned()) }
+}
+
+/// A check without the lock finds no damage either, for an unfinished write is none.
+fn verify(disk: &Simulated) -> Result<(), String> {
+    let env: Arc<dyn Env> = Arc::new(disk.clone());
+    match deadletter::verify_with(&config(), &env, &mut |_, _| {}) {
+        // What recovery left behind the cut of an old segment reads like spoiled padding.
+        Ok(report) if report.damage.iter().all(|damage| damage.kind == DamageKind::Padding) => {
+            Ok(())
+        }
+        Ok(report) => Err(format!("verify takes a crash for damage: {:?}", report.damage)),
+        Err(Error::NotAStore { .. }) => Ok(()),
+        Err(error) => Err(format!("verify failed: {error:?}")),
+    }
+}
+
+/// All ways to look at the entries tell the same.
+fn agree(engine: &Engine, entries: &[Entry]) -> Result<(), String> {
+    let fail = |error: Error| format!("a query failed: {error:?}");
+    let ids: Vec<EntryId> = entries.iter().map(|entry| entry.operation.id).collect();
+    if ids.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err(format!("ids do not rise: {ids:?}"));
+    }
+    let facets = engine.facets(None, None).map_err(fail)?;
+    for status in Status::ALL {
+        let filter = Filter { status: Some(status), ..Filter::default() };
+        let wanted = entries.iter().filter(|entry| entry.matches(&filter)).count() as u64;
+        let counted = engine.count(&filter).map_err(fail)?;
+        let facet = facets.by_status.get(&status).copied().unwrap_or(0);
+        if counted != wanted || facet != wanted {
+            return Err(format!("{wanted} are {status}; counted {counted}, facet {facet}"));
+        }
+    }
+    let domains: u64 = facets.by_domain.values().sum();
+    let all = engine.count(&Filter::default()).map_err(fail)?;
+    if all != entries.len() as u64 || domains != all {
+        return Err(format!("{} entries, counted {all}, in domains {domains}", entries.len()));
+    }
+    for entry in entries {
+        let found = engine.get(entry.operation.id).map_err(fail)?;
+        let keyed = engine.get_by_key(&entry.key).map_err(fail)?;
+        if found.as_ref() != Some(entry) || keyed.as_ref() != Some(entry) {
+            return Err(format!("entry {} looks different by id or key", entry.operation.id));
+        }
+    }
+    let mut followed: Vec<Entry> = Vec::new();
+    for item in engine.tail(0).map_err(fail)? {
+        match item.map_err(fail)? {
+            TailItem::Stored(entry) => followed.push(*entry),
+            TailItem::Changed { id, state, .. } => {
+                let entry = followed.iter_mut().find(|entry| entry.operation.id == id);
+                let entry = entry.ok_or_else(|| format!("{id} changed before it was stored"))?;
+                entry.set_state(*state);
+            }
+            _ => {}
+        }
+    }
+    if followed != entries {
+        let ids: Vec<u64> = followed.iter().map(|entry| entry.operation.id.0).collect();
+        return Err(format!("following the log shows other entries than a listing: {ids:?}"));
+    }
+    Ok(())
+}
+
+/// The store goes on: a new entry, a repeated key, a clean close, another open.
+fn go_on(
+    engine: &Engine,
+    disk: &Simulated,
+    model: &Model,
+    entries: &[Entry],
+) -> Result<(), String> {
+    let highest = entries.iter().map(|entry| entry.operation.id).max();
+    let new = NewFailure::new("after", "CRASH").error("new", "");
+    let stored = engine.store(new).map_err(|error| format!("cannot store: {:?}", error.source))?;
+    if Some(stored.id) <= highest {
+        return Err(format!("the new id {} is not above {highest:?}", stored.id));
+    }
+    let keyed = model.records.iter().rev().find(|record| record.failure.key.is_some());
+    if let Some(record) = keyed {
+        let failure = NewFailure::clone(&record.failure);
+        let stored = engine.store(failure).map_err(|error| format!("{:?}", error.source))?;
+        let was_there = entries.iter().any(|entry| entry.key == stored.key);
+        if stored.duplicate != was_there {
+            return Err(format!("the repeated key {} was misjudged", stored.key));
+        }
+    }
+    let before = view(engine)?;
+    let count = |key: &str| before.iter().filter(|entry| entry.key == key).count();
+    if keyed.is_some_and(|record| count(record.failure.key.as_deref().unwrap()) != 1) {
+        return Err("a repeated key does not yield exactly one entry".to_owned());
+    }
+    engine.close().map_err(|error| format!("cannot close: {error:?}"))?;
+    let again = open(&disk.restarted())?;
+    if !again.report().clean || view(&again)? != before {
+        return Err("a store closed in order opens differently".to_owned());
+    }
+    Ok(())
+}

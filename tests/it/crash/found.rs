@@ -1,0 +1,140 @@
+//! What the walks found, and the sequences that broke other stores.
+
+use std::sync::Arc;
+
+use deadletter::{
+    CrashMode, Engine, Fault, FaultKind, Filter, NewFailure, Page, Simulated, Status, StoreError,
+    Stored,
+};
+
+use super::check::check;
+use super::config;
+use super::model::{Crash, Model};
+use super::play::{Op, Run};
+
+fn open(disk: &Simulated) -> Engine {
+    Engine::open_with(config(), Arc::new(disk.clone())).unwrap()
+}
+
+fn types(engine: &Engine) -> Vec<String> {
+    let entries = engine.find(&Filter::default(), Page::default()).unwrap();
+    entries.into_iter().map(|entry| entry.operation.failure_type).collect()
+}
+
+/// Stores while the next sync fails and the system forgets what it should have written.
+fn store_with_failed_sync(
+    engine: &Engine,
+    disk: &Simulated,
+    failure: NewFailure,
+) -> Result<Stored, StoreError> {
+    for at in disk.operations()..disk.operations() + 4 {
+        disk.inject(Fault { at, kind: FaultKind::FailedSync });
+    }
+    let result = engine.store(failure);
+    assert_eq!(disk.faults_fired(), 1);
+    result
+}
+
+/// Lets the process die and shows what the next one finds on the same running system.
+fn restart(engine: Engine, disk: &Simulated) -> Simulated {
+    disk.power_off_at(Some(disk.operations()));
+    drop(engine);
+    disk.restarted()
+}
+
+#[test]
+fn an_entry_seen_after_a_failed_sync_and_a_restart_survives_a_power_cut() {
+    let disk = Simulated::new(3);
+    let engine = open(&disk);
+    engine.store(NewFailure::new("mail", "FIRST")).unwrap();
+    let second = NewFailure::new("mail", "SECOND").key("second");
+    store_with_failed_sync(&engine, &disk, second.clone()).unwrap_err();
+    let again = restart(engine, &disk);
+    let engine = open(&again);
+    // The system's memory still has the bytes that the disk has not.
+    assert_eq!(types(&engine), ["SECOND", "FIRST"]);
+    let stored = engine.store(second).unwrap();
+    assert!(stored.duplicate);
+    for mode in CrashMode::ALL {
+        let engine = open(&again.crash_image(mode, 5));
+        assert_eq!(types(&engine), ["SECOND", "FIRST"], "{mode:?}");
+    }
+}
+
+#[test]
+fn a_failed_sync_is_not_tried_again() {
+    let disk = Simulated::new(3);
+    let engine = open(&disk);
+    store_with_failed_sync(&engine, &disk, NewFailure::new("mail", "FIRST")).unwrap_err();
+    engine.store(NewFailure::new("mail", "SECOND")).unwrap_err();
+    engine.checkpoint().unwrap_err();
+    engine.close().unwrap_err();
+    let engine = open(&disk.crash_image(CrashMode::Nothing, 5));
+    assert_eq!(types(&engine), [String::new(); 0]);
+    engine.store(NewFailure::new("mail", "THIRD")).unwrap();
+}
+
+#[test]
+fn a_segment_whose_name_was_not_durable_is_not_missed_after_two_crashes() {
+    let mut run = Run::new(&Simulated::new(1), Model::default(), 7);
+    run.play(Op::Store).unwrap();
+    run.kill();
+    // Two processes die one after the other, each just before its new segment's name is durable.
+    let (mut disk, mut model) = (run.disk.restarted(), run.model);
+    for _ in 0..2 {
+        let mut run = Run::new(&disk, model, 7).tapped();
+        run.open().unwrap();
+        let shots = run.tap.as_ref().unwrap().take();
+        run.kill();
+        let shot = shots.iter().rfind(|shot| shot.act == "sync directory").unwrap();
+        assert_eq!(shot.name, "log");
+        (disk, model) = (shot.disk.clone(), Model::clone(&shot.model));
+    }
+    for seed in 0..64 {
+        for mode in CrashMode::ALL {
+            let cut = disk.crash_image(mode, seed);
+            check(&cut, &model, Crash::Power, false).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_change_acknowledged_right_after_a_crash_survives_the_next_crash() {
+    let disk = Simulated::new(3);
+    let engine = open(&disk);
+    let stored = engine.store(NewFailure::new("mail", "FIRST")).unwrap();
+    let again = restart(engine, &disk);
+    let engine = open(&again);
+    engine.change(stored.id, &[], |state| state.status = Status::Resolved).unwrap();
+    for mode in CrashMode::ALL {
+        let engine = open(&again.crash_image(mode, 5));
+        let entry = engine.get(stored.id).unwrap().unwrap();
+        assert_eq!(entry.operation.status, Status::Resolved, "{mode:?}");
+    }
+}
+
+#[test]
+fn a_directory_made_by_an_open_that_failed_becomes_durable_with_the_next() {
+    let disk = Simulated::new(3);
+    disk.inject(Fault { at: 1, kind: FaultKind::Eio });
+    Engine::open_with(config(), Arc::new(disk.clone())).unwrap_err();
+    let engine = open(&disk);
+    engine.store(NewFailure::new("mail", "FIRST")).unwrap();
+    let engine = open(&disk.crash_image(CrashMode::Nothing, 5));
+    assert_eq!(types(&engine), ["FIRST"]);
+}
+
+#[test]
+fn a_footer_that_a_power_cut_spoiled_before_its_sync_is_no_damage() {
+    let mut run = Run::new(&Simulated::new(1), Model::default(), 7).tapped();
+    run.play(Op::Store).unwrap();
+    run.play(Op::Rotate).unwrap();
+    let shots = run.tap.as_ref().unwrap().take();
+    let cut = shots.iter().position(|shot| shot.act == "set length").unwrap();
+    let shot = &shots[cut + 1];
+    assert_eq!(shot.act, "sync");
+    for seed in 0..256 {
+        let image = shot.disk.crash_image(CrashMode::JunkSectors, seed);
+        check(&image, &shot.model, Crash::Power, true).unwrap();
+    }
+}

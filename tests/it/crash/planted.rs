@@ -1,0 +1,74 @@
+//! The harness finds the bugs that it is there for, and nothing without them.
+
+use deadletter::{Fault, FaultKind, Lie, Simulated};
+
+use super::life::{Prepare, lives};
+
+/// A planted bug must show itself within so many lives.
+const LIVES: u64 = 150;
+
+/// The first finding in a number of lives.
+fn hunt(prepare: Prepare<'_>) -> Option<String> {
+    (1..=LIVES).find_map(|seed| {
+        lives(seed, prepare).err().map(|found| format!("DEADLETTER_CRASH_SEED={seed}: {found}"))
+    })
+}
+
+fn check_lie(lie: Lie) {
+    let found = hunt(&|disk| {
+        disk.lie(lie);
+        false
+    });
+    assert!(found.is_some(), "{lie:?} was not noticed");
+}
+
+/// Lets every sync at an even step fail, once the store is made.
+fn fail_syncs(disk: &Simulated) {
+    for at in (20..120).step_by(2) {
+        disk.inject(Fault { at, kind: FaultKind::FailedSync });
+    }
+}
+
+#[test]
+fn an_honest_store_raises_no_alarm() {
+    assert_eq!(hunt(&|_| false), None);
+}
+
+#[test]
+fn a_disk_that_does_not_sync_files_is_noticed() {
+    check_lie(Lie::NoFileSync);
+}
+
+#[test]
+fn a_disk_that_does_not_sync_directories_is_noticed() {
+    check_lie(Lie::NoDirectorySync);
+}
+
+#[test]
+fn an_answer_before_the_sync_is_noticed() {
+    check_lie(Lie::LateSync);
+}
+
+#[test]
+fn a_sync_tried_again_after_it_failed_is_noticed() {
+    let honest = hunt(&|disk| {
+        fail_syncs(disk);
+        true
+    });
+    assert_eq!(honest, None);
+    let found = hunt(&|disk| {
+        disk.lie(Lie::RetrySync);
+        fail_syncs(disk);
+        true
+    });
+    assert!(found.is_some(), "a sync that was tried again was not noticed");
+}
+
+#[cfg(feature = "planted")]
+#[test]
+fn an_append_after_a_torn_tail_is_noticed() {
+    deadletter::planted::plant_append_after_tear(true);
+    let found = hunt(&|_| false);
+    deadletter::planted::plant_append_after_tear(false);
+    assert!(found.is_some(), "appending after a torn tail was not noticed");
+}
