@@ -23,11 +23,11 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::config::{Background, Config, Recovery};
+use crate::config::{Background, Config, Durability, Recovery};
 use crate::env::{Disk, Env};
 use crate::error::{Damage, Error, Result};
 use crate::format::{Checkpoint, Loss, SegmentItem};
-use crate::log::{self, Commit, OpenReport, Opened, Segments};
+use crate::log::{self, Commit, Draft, OpenReport, Opened, Segments, Ticket};
 
 pub use drain::{Spilled, spill, spill_with};
 pub use dump::{Dump, FrameInfo, dump};
@@ -91,6 +91,8 @@ struct Inner {
     report: Mutex<OpenReport>,
     threads: Threads,
     closed: AtomicBool,
+    /// The checkpoint slots say that the store is in use.
+    in_use: AtomicBool,
 }
 
 /// Store calls and what became of them.
@@ -159,7 +161,6 @@ impl Engine {
         let engine = Self::start(config, env, opened);
         match engine.inner.config.background {
             Background::Threads => {
-                engine.inner.write_slot(false)?;
                 engine.inner.threads.start(&engine.inner)?;
             }
             Background::Manual => engine.inner.drain_logged(),
@@ -223,6 +224,7 @@ impl Engine {
             report: Mutex::new(opened.report),
             threads,
             closed: AtomicBool::new(false),
+            in_use: AtomicBool::new(false),
         });
         Self { _owner: Arc::new(Owner { inner: Arc::clone(&inner) }), inner }
     }
@@ -289,6 +291,25 @@ impl Inner {
 
     fn commit(&self) -> Result<&Commit> {
         self.commit.as_deref().ok_or(Error::ReadOnly)
+    }
+
+    /// Hands records to the log.
+    fn submit(&self, drafts: Vec<Draft>, durability: Durability) -> Result<Ticket> {
+        self.mark_in_use()?;
+        self.commit()?.submit(drafts, durability)
+    }
+
+    /// Before the first change of a store that was closed in order: says durably that it is in
+    /// use. So a slot that says *closed* vouches for every byte of log and index.
+    fn mark_in_use(&self) -> Result<()> {
+        if !self.in_use.load(Ordering::Acquire) {
+            let clean = lock(&self.slot).clean;
+            if clean {
+                self.write_slot(false)?;
+            }
+            self.in_use.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Writes the next checkpoint slot, as of the last sync.

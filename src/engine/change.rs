@@ -108,7 +108,7 @@ impl Inner {
             Durability::Synced | Durability::Queued => Durability::Synced,
         };
         let commit = self.commit()?;
-        let ticket = commit.submit(vec![draft], durability)?;
+        let ticket = self.submit(vec![draft], durability)?;
         self.threads.kick(durability);
         commit.wait(ticket, durability)?;
         Ok(body.state)

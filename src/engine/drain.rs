@@ -117,7 +117,7 @@ impl Inner {
         let drained = Draft::new(Kind::Drained, &body, self.env.wall_ms(), Note::Drained(body));
         let committed = drained.and_then(|drained| {
             drafts.push(drained);
-            let ticket = commit.submit(drafts, Durability::Synced)?;
+            let ticket = self.submit(drafts, Durability::Synced)?;
             commit.wait(ticket, Durability::Synced)
         });
         self.release(&items);

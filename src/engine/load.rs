@@ -241,10 +241,8 @@ impl Inner {
         if !on_disk {
             return Ok((Arc::new(MemIndex::default()), None));
         }
-        if lock(&self.slot).clean {
-            // From here on the files of the index may change, so a crash must find them untrusted.
-            self.write_slot(false)?;
-        }
+        // From here on the files of the index may change, so a crash must find them untrusted.
+        self.mark_in_use()?;
         let folder = self.config.dir.join(format::INDEX_DIR);
         let mut slot = lock(&self.slot);
         let trusted = !rebuild && slot.index_uuid != [0; 16];

@@ -153,7 +153,7 @@ impl Inner {
         let draft = Draft::new(Kind::Lost, &loss, now, Note::Lost(loss))?;
         let written = Durability::Written;
         // The counts must agree with the index as soon as the caller looks.
-        let waited = commit.submit(vec![draft], written).and_then(|at| commit.wait(at, written));
+        let waited = self.submit(vec![draft], written).and_then(|at| commit.wait(at, written));
         if let Err(error) = waited {
             tracing::warn!(%error, %damage, "a loss could not be written to the log");
             if !matches!(error, Error::Stalled { .. }) {

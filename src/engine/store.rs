@@ -213,7 +213,7 @@ impl Inner {
         durability: Durability,
     ) -> Result<BatchReceipt> {
         self.check_open()?;
-        let commit = self.commit()?;
+        self.commit()?;
         for failure in failures.iter_mut() {
             failure.prepare(&self.config.limits, &self.config.redaction)?;
         }
@@ -221,7 +221,7 @@ impl Inner {
         let mut items = self.reserve(bodies?, false)?;
         let drafts: Vec<Draft> = items.iter_mut().filter_map(Item::take_draft).collect();
         let submitted = self.check_size(&drafts).and_then(|()| {
-            if drafts.is_empty() { Ok(None) } else { commit.submit(drafts, durability).map(Some) }
+            if drafts.is_empty() { Ok(None) } else { self.submit(drafts, durability).map(Some) }
         });
         let ticket = match submitted {
             Ok(ticket) => ticket,

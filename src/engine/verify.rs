@@ -12,10 +12,6 @@ use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{self, Checkpoint, Kind, LockNote, Predecessor, SegmentSet};
 use crate::log::{self, Extent, Item, SegmentFile, Witness};
 
-/// After a clean close, fewer bytes than this behind the records are decay; as many or more may
-/// be the torn first write of a later process, which left no other trace.
-const TORN_BYTES_MIN: u64 = format::RECORD_HEADER_LEN as u64;
-
 /// What verifying found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -221,27 +217,13 @@ impl Verifier<'_> {
         if survey.torn_bytes == 0 || owned.is_some() {
             return Ok(());
         }
-        if clean && self.decayed(segment, end, survey.data_end)? {
+        if clean {
+            // Nobody writes to a closed store before saying so in a checkpoint slot.
             self.damage(segment, DamageKind::Padding, end, survey.data_end - end);
         } else {
             self.report.torn_tail_bytes += survey.torn_bytes;
         }
         Ok(())
-    }
-
-    /// Whether too few bytes are set behind the records for an unfinished write.
-    fn decayed(&self, segment: &SegmentFile, from: u64, to: u64) -> Result<bool> {
-        let mut set = 0;
-        let mut buffer = vec![0; 64 * 1024];
-        let mut offset = from;
-        while offset < to && set < TORN_BYTES_MIN {
-            let len = usize::try_from(to - offset).unwrap_or(usize::MAX).min(buffer.len());
-            let chunk = buffer.get_mut(..len).unwrap_or_default();
-            segment.read_bytes(chunk, offset)?;
-            set += chunk.iter().filter(|byte| **byte != 0).count() as u64;
-            offset += len as u64;
-        }
-        Ok(set < TORN_BYTES_MIN)
     }
 
     fn count(&mut self, segment: &SegmentFile, end: u64) -> Result<()> {

@@ -179,7 +179,6 @@ impl Commit {
     }
 
     /// Writes what is queued, and syncs what somebody waits for or what lags too long.
-    #[expect(clippy::unnecessary_wraps, reason = "its callers report what a failed flush says")]
     pub fn flush(&self) -> Result<()> {
         let now = self.env.monotonic_ms();
         let mut state = self.lock();
@@ -187,12 +186,16 @@ impl Commit {
         if lags {
             state.sync_wanted = state.sync_wanted.max(state.written_to);
         }
-        if state.closed || state.failure.is_some() {
-            return Ok(());
-        }
-        let wanted = !state.pending.is_empty() || state.sync_wanted > state.synced_to;
-        if wanted && state.writer.is_some() {
-            drop(self.lead(state));
+        let target = state.next_lsn;
+        while state.written_to < target || state.sync_wanted > state.synced_to {
+            if state.closed || state.failure.is_some() {
+                return Ok(());
+            }
+            // What came behind the group of another leader is still to be written.
+            state = self.lead_or_wait(state)?;
+            if !state.closed {
+                state.check()?;
+            }
         }
         Ok(())
     }
