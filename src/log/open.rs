@@ -7,8 +7,11 @@
 //!    durable the next open does the same again.
 //! 3. the old file is cut: until then the new segment's header says where it ends.
 
+mod checkpoint;
 mod missing;
+mod owner;
 mod read_only;
+mod store_file;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,11 +20,11 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::env::{Env, File, Lock, NameKind, OpenMode, read_exact_at, write_all_at};
+use crate::env::{Env, Lock, NameKind, OpenMode, read_exact_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    self, CHECKPOINT_NAMES, Checkpoint, FileName, FormatError, Frame, LockNote, Loss, Predecessor,
-    SegmentItem, SegmentSet, StoreHeader, Totals,
+    self, Checkpoint, FileName, Frame, Loss, Predecessor, SegmentItem, SegmentSet, StoreHeader,
+    Totals,
 };
 
 use super::prepare::Preparer;
@@ -30,14 +33,14 @@ use super::segment::SegmentFile;
 use super::writer::{Birth, Pending, Writer};
 use super::{Active, Draft, Segments};
 
+pub(crate) use checkpoint::{read_checkpoint, write_checkpoint};
 pub(crate) use missing::{file_damage, last_item, loss, missing_damage};
-pub(crate) use read_only::{await_owner, open_read_only};
+pub(crate) use owner::await_owner;
+pub(crate) use read_only::open_read_only;
+pub(crate) use store_file::{check_store, store_file_damaged, store_uuid};
 
-/// Pause between two tries for the lock.
-const LOCK_RETRY_MS: u64 = 10;
-/// The note of an owner that is still opening names this segment.
-const OPENING: u64 = u64::MAX;
-const STORE_TEMPORARY: &str = "STORE.tmp";
+use owner::take_lock;
+use store_file::{Found, create_store, find_store};
 
 /// What opening found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -89,154 +92,6 @@ pub(crate) struct Opened {
     /// Fallback files that are home.
     pub drained: Vec<[u8; 16]>,
     pub report: OpenReport,
-}
-
-/// What stands in a data directory.
-enum Found {
-    Nothing,
-    Store(StoreHeader),
-    /// The store file is damaged, but the segments tell the store.
-    Damaged(StoreHeader),
-}
-
-/// Whether the directory holds a store; an error when it holds something else.
-pub(crate) fn check_store(env: &dyn Env, dir: &Path) -> Result<bool> {
-    Ok(!matches!(find_store(env, dir)?, Found::Nothing))
-}
-
-/// Whether the store is known by its segments only.
-pub(crate) fn store_file_damaged(env: &dyn Env, dir: &Path) -> Result<bool> {
-    Ok(matches!(find_store(env, dir)?, Found::Damaged(_)))
-}
-
-/// The uuid of the store in a directory, when there is one.
-pub(crate) fn store_uuid(env: &dyn Env, dir: &Path) -> Result<Option<[u8; 16]>> {
-    Ok(match find_store(env, dir)? {
-        Found::Nothing => None,
-        Found::Store(header) | Found::Damaged(header) => Some(header.uuid),
-    })
-}
-
-fn find_store(env: &dyn Env, dir: &Path) -> Result<Found> {
-    let names = match env.list(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing),
-        other => other.map_err(|error| Error::io("list", dir, error))?,
-    };
-    let path = dir.join(format::STORE_NAME);
-    let not_ours = |reason: String| Error::NotAStore { dir: dir.to_path_buf(), reason };
-    match names.iter().find(|(name, _)| name == format::STORE_NAME) {
-        Some((_, NameKind::File(len))) if *len <= 4096 => {
-            let bytes = read_file(env, &path, *len)?;
-            match StoreHeader::decode(&bytes) {
-                Ok(header) => return Ok(Found::Store(header)),
-                Err(FormatError::Version(major, minor)) => {
-                    return Err(Error::Version {
-                        path,
-                        found: format!("{major}.{minor}"),
-                        supported: format!("{}.x", format::VERSION_MAJOR),
-                    });
-                }
-                Err(error) => {
-                    let header = store_of_segments(env, dir);
-                    let reason = format!("its file STORE is no store file ({error})");
-                    return header.map(Found::Damaged).ok_or_else(|| not_ours(reason));
-                }
-            }
-        }
-        Some(_) => return Err(not_ours("STORE is not a small regular file".to_owned())),
-        None => {}
-    }
-    if let Some(header) = store_of_segments(env, dir) {
-        return Ok(Found::Damaged(header));
-    }
-    let ours = [format::LOCK_NAME, STORE_TEMPORARY, format::FALLBACK_DIR];
-    match names.iter().find(|(name, _)| !ours.contains(&name.as_str())) {
-        Some((name, _)) => Err(not_ours(format!("it holds {name} and no file STORE"))),
-        None => Ok(Found::Nothing),
-    }
-}
-
-/// The store that the segments say they belong to.
-fn store_of_segments(env: &dyn Env, dir: &Path) -> Option<StoreHeader> {
-    let log_dir = dir.join(format::LOG_DIR);
-    let names = env.list(&log_dir).ok()?;
-    names.iter().find_map(|(name, _)| {
-        let FileName::Segment(..) = FileName::parse(name) else { return None };
-        let segment = SegmentFile::open(env, &log_dir.join(name), OpenMode::Read, false).ok()?;
-        let header = segment.header;
-        Some(StoreHeader { uuid: header.store_uuid, created_ms: header.created_ms })
-    })
-}
-
-fn read_file(env: &dyn Env, path: &Path, len: u64) -> Result<Vec<u8>> {
-    let file = env.open(path, OpenMode::Read).map_err(|error| Error::io("open", path, error))?;
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    read_exact_at(&*file, &mut bytes, 0).map_err(|error| Error::io("read", path, error))?;
-    Ok(bytes)
-}
-
-/// The newer of the two checkpoint slots.
-pub(crate) fn read_checkpoint(env: &dyn Env, dir: &Path) -> Option<Checkpoint> {
-    let slots = CHECKPOINT_NAMES.iter().filter_map(|name| {
-        let bytes = read_file(env, &dir.join(name), format::CHECKPOINT_LEN as u64).ok()?;
-        Checkpoint::decode(&bytes).ok()
-    });
-    slots.max_by_key(|checkpoint| checkpoint.sequence)
-}
-
-/// Writes the older checkpoint slot. Without `sync` a power failure may leave the slot before it,
-/// which only costs a recovery.
-pub(crate) fn write_checkpoint(
-    env: &dyn Env,
-    dir: &Path,
-    checkpoint: &Checkpoint,
-    sync: bool,
-) -> Result<()> {
-    let index = usize::from(checkpoint.sequence % 2 == 1);
-    let name = CHECKPOINT_NAMES.get(index).copied().unwrap_or_default();
-    let path = dir.join(name);
-    let (file, created) = match env.open(&path, OpenMode::Write) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            (env.open(&path, OpenMode::CreateNew), true)
-        }
-        other => (other, false),
-    };
-    let file: Arc<dyn File> = file.map_err(|error| Error::io("open", &path, error))?;
-    write_all_at(&*file, &checkpoint.encode(), 0)
-        .map_err(|error| Error::io("write", &path, error))?;
-    if sync {
-        file.sync().map_err(|error| Error::io("sync", &path, error))?;
-    }
-    if sync && created {
-        env.sync_dir(dir).map_err(|error| Error::io("sync the folder", dir, error))?;
-    }
-    Ok(())
-}
-
-/// Who holds the lock, as its note says.
-fn read_lock_note(env: &dyn Env, dir: &Path) -> Option<LockNote> {
-    let path = dir.join(format::LOCK_NAME);
-    let bytes = read_file(env, &path, format::LOCK_NOTE_LEN as u64).ok()?;
-    LockNote::decode(&bytes).ok()
-}
-
-fn take_lock(env: &dyn Env, config: &Config) -> Result<Arc<dyn Lock>> {
-    let dir = &config.dir;
-    let path = dir.join(format::LOCK_NAME);
-    let deadline = env.monotonic_ms() + config.lock_wait_ms;
-    loop {
-        let lock = env.try_lock(&path).map_err(|error| Error::io("lock", &path, error))?;
-        if let Some(lock) = lock {
-            let note = LockNote { process_id: env.process_id(), segment: OPENING, end: 0 };
-            lock.publish(&note.encode()).map_err(|error| Error::io("write", &path, error))?;
-            return Ok(Arc::from(lock));
-        }
-        if env.monotonic_ms() >= deadline {
-            let owner = read_lock_note(env, dir).map(|note| note.process_id);
-            return Err(Error::Locked { dir: dir.clone(), owner });
-        }
-        env.sleep(std::time::Duration::from_millis(LOCK_RETRY_MS));
-    }
 }
 
 /// Opens a store for writing, making it when the directory is empty or missing.
@@ -295,36 +150,6 @@ fn refuse_newer(env: &dyn Env, log_dir: &Path) -> Result<()> {
         Err(error @ Error::Version { .. }) => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Writes the store file under a temporary name, so that it is there whole or not at all.
-fn create_store(env: &dyn Env, dir: &Path, known: Option<StoreHeader>) -> Result<StoreHeader> {
-    let path = dir.join(format::STORE_NAME);
-    let temporary = dir.join(STORE_TEMPORARY);
-    let header = match known {
-        Some(header) => header,
-        None => {
-            let mut uuid = [0; 16];
-            env.fill_random(&mut uuid)
-                .map_err(|error| Error::io("get random bytes for", &path, error))?;
-            StoreHeader { uuid, created_ms: env.wall_ms() }
-        }
-    };
-    match env.unlink(&temporary) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io("remove", &temporary, error));
-        }
-        _ => {}
-    }
-    let file = env
-        .open(&temporary, OpenMode::CreateNew)
-        .map_err(|error| Error::io("create", &temporary, error))?;
-    write_all_at(&*file, &header.encode(), 0)
-        .map_err(|error| Error::io("write", &temporary, error))?;
-    file.sync().map_err(|error| Error::io("sync", &temporary, error))?;
-    env.rename(&temporary, &path).map_err(|error| Error::io("name", &path, error))?;
-    env.sync_dir(dir).map_err(|error| Error::io("sync the folder", dir, error))?;
-    Ok(header)
 }
 
 /// The segments by number, with their generation. Files that were being prepared are removed.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::env::{Env, OpenMode};
 use crate::error::{Error, Result};
-use crate::format::{self, Frame, LockNote, Loss};
+use crate::format::{self, Frame, Loss};
 use crate::log::recover::{self, Witness};
 use crate::log::segment::SegmentFile;
 use crate::log::{Active, Segments};
 
 use super::{
-    Found, LOCK_RETRY_MS, OPENING, OpenReport, Opened, adopt_old, find_store, last_item,
-    list_segments, loss, missing_damage, read_checkpoint, read_lock_note, refuse_newer,
+    Found, OpenReport, Opened, adopt_old, await_owner, find_store, last_item, list_segments, loss,
+    missing_damage, read_checkpoint, refuse_newer,
 };
 
 /// Opens a store for reading only: no lock, nothing is written.
@@ -103,23 +103,4 @@ fn newest_readable(
     }
     let reason = "it has no segment that can be read".to_owned();
     Err(Error::NotAStore { dir: config.dir.clone(), reason })
-}
-
-/// The note of a living owner; waits while it is still opening.
-pub(crate) fn await_owner(env: &dyn Env, config: &Config) -> Result<Option<LockNote>> {
-    let path = config.dir.join(format::LOCK_NAME);
-    let deadline = env.monotonic_ms() + config.index_wait_ms;
-    loop {
-        let locked = env.is_locked(&path);
-        if !locked.map_err(|error| Error::io("ask for the lock of", &path, error))? {
-            return Ok(None);
-        }
-        match read_lock_note(env, &config.dir) {
-            Some(note) if note.segment != OPENING => return Ok(Some(note)),
-            _ if env.monotonic_ms() >= deadline => {
-                return Err(Error::IndexNotReady { waited_ms: config.index_wait_ms });
-            }
-            _ => env.sleep(std::time::Duration::from_millis(LOCK_RETRY_MS)),
-        }
-    }
 }
