@@ -304,7 +304,7 @@ pub(super) fn row_time(ms: u64) -> Option<crate::entry::Timestamp> {
     (ms != TIME_NONE).then_some(crate::entry::Timestamp(ms))
 }
 
-/// Reads a frame's place for a message; kept beside the segments so that callers need no number.
+/// The name of a segment's file, for a message.
 pub(super) fn segment_label(segments: &Segments, number: u64) -> String {
     let old = segments.old(number);
     format::segment_name(number, old.map_or(0, |old| old.generation))

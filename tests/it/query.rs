@@ -318,3 +318,31 @@ fn readers_never_wait_for_the_disk_write_of_others() {
         assert!(engine.get(storing.join().unwrap()).unwrap().is_some());
     });
 }
+
+/// The memory map is only another way to read: it changes no answer.
+#[test]
+fn a_memory_map_reads_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.dir = dir.path().join("store");
+    let engine = Engine::open(config.clone()).unwrap();
+    for number in 0..300 {
+        let mut failure = NewFailure::new("a", "X").key(format!("key-{number}"));
+        failure.error_message = format!("{number}").repeat(200);
+        engine.store(failure).unwrap();
+    }
+    resolve(&engine, 7);
+    engine.close().unwrap();
+    let all = Page { order: Order::Oldest, limit: 1000, ..Page::default() };
+    let answers = [false, true].map(|mmap| {
+        config.mmap = mmap;
+        let engine = Engine::open_read_only(config.clone()).unwrap();
+        let tail: Vec<TailItem> = engine.tail(0).unwrap().map(Result::unwrap).collect();
+        let by_key = engine.get_by_key("key-42").unwrap();
+        let report = deadletter::verify(&config, &mut |_, _| {}).unwrap();
+        assert!(report.segments > 3 && report.damage.is_empty());
+        (engine.find(&Filter::default(), all).unwrap(), tail, by_key, report)
+    });
+    assert!(answers[0] == answers[1]);
+    assert_eq!(answers[0].0.len(), 300);
+}
