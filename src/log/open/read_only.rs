@@ -1,12 +1,13 @@
 //! Opening for reading only: no lock, nothing is written, beside a living owner too.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::env::{Env, OpenMode};
 use crate::error::{Error, Result};
-use crate::format::{self, Frame, Loss};
+use crate::format::{self, Frame, Loss, StoreHeader};
 use crate::log::recover::{self, Witness};
 use crate::log::segment::SegmentFile;
 use crate::log::{Active, Segments};
@@ -22,17 +23,7 @@ use super::{
 pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
     let dir = &config.dir;
     let mut report = OpenReport::default();
-    let header = match find_store(&**env, dir)? {
-        Found::Store(header) => header,
-        Found::Damaged(header) => {
-            report.lost.push(file_damage(format::STORE_NAME));
-            header
-        }
-        Found::Nothing => {
-            let reason = "there is no store in it".to_owned();
-            return Err(Error::NotAStore { dir: dir.clone(), reason });
-        }
-    };
+    let header = store_header(&**env, dir, &mut report)?;
     let note = await_owner(&**env, config)?;
     let log_dir = dir.join(format::LOG_DIR);
     refuse_newer(&**env, &log_dir)?;
@@ -89,6 +80,21 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         drained,
         report,
     })
+}
+
+/// What the store file says, or what stands in for it, which is then on the report.
+fn store_header(env: &dyn Env, dir: &Path, report: &mut OpenReport) -> Result<StoreHeader> {
+    match find_store(env, dir)? {
+        Found::Store(header) => Ok(header),
+        Found::Damaged(header) => {
+            report.lost.push(file_damage(format::STORE_NAME));
+            Ok(header)
+        }
+        Found::Nothing => {
+            let reason = "there is no store in it".to_owned();
+            Err(Error::NotAStore { dir: dir.to_owned(), reason })
+        }
+    }
 }
 
 /// The newest segment that can be read; those behind it are taken off the list.
