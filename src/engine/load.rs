@@ -284,7 +284,9 @@ impl Inner {
     /// next open may use it.
     pub(super) fn save_index(&self, last: bool) -> Result<()> {
         let Some(catalog) = self.feed.ready() else { return Ok(()) };
-        let lsn = self.commit()?.last_lsn();
+        // The numbers of refused records are given again after the next open, so the index must not
+        // claim them.
+        let lsn = self.commit()?.logged_lsn();
         let mut slot = lock(&self.slot);
         match catalog.checkpoint(&Live(self), lsn) {
             Ok(()) if last => slot.index_lsn = lsn,

@@ -17,6 +17,7 @@ mod env_simulated;
 mod format;
 mod format_bodies;
 mod format_golden;
+mod full;
 mod kill;
 #[cfg(feature = "cli")]
 mod puts;
