@@ -73,12 +73,13 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Io`].
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Io`], and [`Error::IndexNotReady`] when
+    /// another load takes longer than `index_wait_ms`.
     pub fn rebuild_index(&self) -> Result<RebuildReport> {
         self.inner.check_open()?;
         self.inner.commit()?;
         let begin = self.inner.env.monotonic_ms();
-        self.inner.feed.unload()?;
+        self.inner.feed.unload(self.inner.config.index_wait_ms)?;
         let catalog = self.inner.load_or_give_up(true)?;
         Ok(RebuildReport {
             segments: self.inner.segments.numbers().len() as u64,
