@@ -12,6 +12,7 @@
 mod cli;
 mod crash;
 mod damage;
+mod drain;
 mod env;
 mod env_simulated;
 mod format;
