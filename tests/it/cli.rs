@@ -2,6 +2,7 @@
 
 mod import;
 mod put;
+mod reading;
 mod run;
 mod settings;
 

@@ -3,7 +3,7 @@
 use anyhow::Error;
 use deadletter::{Durability, NewFailure, Spilled, Stored};
 
-use crate::failure::{Exit, Refusal, exit_of};
+use crate::failure::{Exit, exit_of};
 use crate::settings::{Context, Work};
 
 /// Where a failure ended up.
@@ -12,8 +12,8 @@ pub enum Capture {
     Stored(Stored),
     /// In a fallback file, because of this.
     Spilled(Spilled, Error),
-    /// Nowhere, because of this.
-    Lost(Error),
+    /// Nowhere, because of the first, and no fallback file because of the second, if one was tried.
+    Lost(Error, Option<Error>),
 }
 
 /// Stores a failure as durably as asked, else as the settings say.
@@ -50,19 +50,13 @@ pub fn one_line(error: &Error) -> String {
 fn spill(context: &Context, failure: NewFailure, cause: Error) -> Capture {
     // Bad input stays bad, and a directory that is not ours gets no file of ours.
     if exit_of(&cause) == Exit::Usage {
-        return Capture::Lost(cause);
+        return Capture::Lost(cause, None);
     }
     let spilled = context
         .writer_config(Work::Once)
         .and_then(|config| Ok(deadletter::spill(&config, failure).map_err(|error| error.source)?));
     match spilled {
         Ok(spilled) => Capture::Spilled(spilled, cause),
-        Err(error) => {
-            let both = cause.context(Refusal::new(
-                Exit::NotCaptured,
-                format!("not captured: no fallback file either ({})", one_line(&error)),
-            ));
-            Capture::Lost(both)
-        }
+        Err(error) => Capture::Lost(cause, Some(error)),
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::failure::Exit;
+use crate::failure::{Exit, Refusal};
 use crate::settings::Context;
 
 /// Print the frames of one segment as NDJSON
@@ -22,7 +22,20 @@ pub struct DumpArgs {
 pub fn dump(context: &Context, args: &DumpArgs) -> Result<Exit> {
     let in_log = context.dir.join("log").join(&args.segment);
     let path = if args.segment.exists() || !in_log.exists() { &args.segment } else { &in_log };
-    for frame in deadletter::dump(path, args.offset)? {
+    let frames = match deadletter::dump(path, args.offset) {
+        Ok(frames) => frames,
+        Err(deadletter::Error::Damaged(damage)) => {
+            if path.extension().is_none_or(|extension| extension != "seg") {
+                let message = format!("{} is not a segment", path.display());
+                let hint = "name a .seg file of log/ or fallback/";
+                return Err(Refusal::usage(message).with_hint(hint).into());
+            }
+            context.output.warning(&damage.to_string());
+            return Ok(Exit::Done);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    for frame in frames {
         match frame {
             Ok(frame) => context.output.json(&frame)?,
             Err(deadletter::Error::Damaged(damage)) => {

@@ -117,7 +117,7 @@ pub fn exit_of_engine(error: &Error) -> Exit {
 }
 
 /// What the user may do about an error, if there is something.
-pub fn hint_of(error: &anyhow::Error) -> Option<String> {
+pub fn hint_of(error: &anyhow::Error, command: &str) -> Option<String> {
     error.chain().find_map(|cause| {
         if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             return refusal.hint.clone();
@@ -131,8 +131,8 @@ pub fn hint_of(error: &anyhow::Error) -> Option<String> {
             Error::NotAStore { .. } => {
                 Some("choose another directory with --dir; nothing was changed in this one".into())
             }
-            Error::NotFound { .. } => Some("see the newest entries with: deadletter list".into()),
-            Error::Damaged(_) => Some("see all damage with: deadletter verify".into()),
+            Error::NotFound { .. } => Some(format!("see the newest entries with: {command} list")),
+            Error::Damaged(_) => Some(format!("see all damage with: {command} verify")),
             _ => None,
         }
     })

@@ -13,6 +13,9 @@ use crate::settings::Context;
 /// How much of an error message a row shows.
 const MESSAGE_CHARS_MAX: usize = 60;
 
+/// How much of a failure type a row shows.
+const TYPE_CHARS_MAX: usize = 40;
+
 /// List entries, newest first
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -91,7 +94,11 @@ pub fn list(context: &Context, args: &ListArgs) -> Result<Exit> {
 
 fn print(context: &Context, listing: &Listing) -> Result<()> {
     if listing.results.is_empty() {
-        return context.output.line("no entries");
+        context.output.line("no entries")?;
+        if listing.total_count > 0 {
+            note_page(context, listing);
+        }
+        return Ok(());
     }
     let rows = listing.results.iter().map(|entry| {
         let operation = &entry.operation;
@@ -100,18 +107,22 @@ fn print(context: &Context, listing: &Listing) -> Result<()> {
             operation.created_at.to_string(),
             operation.status.to_string(),
             operation.domain.clone(),
-            operation.failure_type.clone(),
+            output::shorten(&operation.failure_type, TYPE_CHARS_MAX),
             format!("{}/{}", operation.retry_count, operation.max_retries),
             output::shorten(&operation.error_message, MESSAGE_CHARS_MAX),
         ]
     });
     let header = ["ID", "CREATED", "STATUS", "DOMAIN", "TYPE", "ATTEMPTS", "ERROR"];
     context.output.table(&header, rows)?;
+    note_page(context, listing);
+    Ok(())
+}
+
+fn note_page(context: &Context, listing: &Listing) {
     context.output.note(&format!(
         "page {} of {}, {} entries",
         listing.page,
         listing.total_pages.max(1),
         listing.total_count
     ));
-    Ok(())
 }

@@ -27,6 +27,7 @@ mod show;
 mod stats;
 mod verify;
 
+use std::io::Write as _;
 use std::panic;
 use std::process::ExitCode;
 
@@ -34,7 +35,7 @@ use anyhow::Result;
 use clap::Parser as _;
 
 use crate::args::{Cli, Command};
-use crate::failure::Exit;
+use crate::failure::{Exit, StdoutClosed};
 use crate::settings::Context;
 
 fn main() -> ExitCode {
@@ -46,13 +47,22 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are data, everything else is words; clap knows which.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+            let printed = error.print().and_then(|()| std::io::stdout().flush());
+            return match output::of_stdout(printed) {
+                Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
+                Err(failed) if !error.use_stderr() => {
+                    ExitCode::from(output::report(&failed, "deadletter") as u8)
+                }
+                _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8)),
+            };
         }
     };
     match panic::catch_unwind(|| dispatch(&cli)) {
         Ok(Ok(code)) => ExitCode::from(code),
-        Ok(Err(error)) => ExitCode::from(output::report(&error) as u8),
+        Ok(Err(error)) => {
+            let command = settings::command_on(cli.global.dir.as_ref());
+            ExitCode::from(output::report(&error, &command) as u8)
+        }
         Err(_) => ExitCode::from(Exit::Bug as u8),
     }
 }

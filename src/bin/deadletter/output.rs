@@ -18,6 +18,9 @@ use crate::failure::{self, Exit, StdoutClosed};
 /// Work shorter than this shows no progress bar.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
+/// How much of a dotted name a row shows: parts of it were captured and may be long.
+const NAME_CHARS_MAX: usize = 100;
+
 /// How this run speaks.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
@@ -162,8 +165,9 @@ pub fn raw(bytes: &[u8]) -> Result<()> {
     write_stdout(&[bytes])
 }
 
-/// Prints an error, its causes and its hint; returns the exit code that it stands for.
-pub fn report(error: &anyhow::Error) -> Exit {
+/// Prints an error, its causes and its hint; returns the exit code that it stands for. `command`
+/// is how a command on the same store begins.
+pub fn report(error: &anyhow::Error, command: &str) -> Exit {
     let exit = failure::exit_of(error);
     if exit == Exit::Done {
         return exit;
@@ -172,7 +176,7 @@ pub fn report(error: &anyhow::Error) -> Exit {
         let label = if depth == 0 { "error:" } else { "  caused by:" };
         say(&format!("{} {}", paint(label, "\u{1b}[31m"), escape(&cause.to_string())));
     }
-    if let Some(hint) = failure::hint_of(error) {
+    if let Some(hint) = failure::hint_of(error, command) {
         say(&format!("hint: {}", escape(&hint)));
     }
     exit
@@ -232,7 +236,7 @@ pub fn flatten(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    rows.push(vec![name.to_owned(), text]);
+    rows.push(vec![shorten(name, NAME_CHARS_MAX), text]);
 }
 
 /// Quotes a word for a POSIX shell when it needs it.
@@ -261,7 +265,12 @@ fn say(line: &str) {
 fn write_stdout(parts: &[&[u8]]) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let written = parts.iter().try_for_each(|part| stdout.write_all(part));
-    match written.and_then(|()| stdout.flush()) {
+    of_stdout(written.and_then(|()| stdout.flush()))
+}
+
+/// What a write to stdout means: a reader that went away is no error.
+pub fn of_stdout(written: io::Result<()>) -> Result<()> {
+    match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
         other => other.context("cannot write to stdout"),
     }

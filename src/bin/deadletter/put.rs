@@ -122,7 +122,15 @@ pub fn put(context: &Context, args: &PutArgs) -> Result<Exit> {
             print(context, &result, &text)?;
             Ok(Exit::Spilled)
         }
-        Capture::Lost(error) => {
+        Capture::Lost(cause, fallback) => {
+            let error = match fallback {
+                Some(fallback) => {
+                    let fallback = capture::one_line(&fallback);
+                    let message = format!("not captured, and no fallback file either ({fallback})");
+                    cause.context(Refusal::new(Exit::NotCaptured, message))
+                }
+                None => cause,
+            };
             if context.output.json {
                 context.output.json(&StoreResult {
                     key,

@@ -15,11 +15,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use deadletter::{Json, NewFailure, OTHER_DOMAIN, normalize_domain};
 use serde_json::{Map, Value, json};
 
 use crate::bytes;
 use crate::capture::{self, Capture};
+use crate::failure::Refusal;
 use crate::output::{self, escape};
 use crate::settings::Context;
 
@@ -28,6 +30,9 @@ use stdin::Kept;
 
 /// How much of the last stderr line becomes the error message.
 const MESSAGE_CHARS_MAX: usize = 1000;
+
+/// The longest key that the store takes.
+const KEY_BYTES_MAX: usize = 512;
 
 /// Run a command and capture its failure
 #[derive(Debug, Args)]
@@ -44,10 +49,10 @@ pub struct RunArgs {
     #[arg(long)]
     domain: Option<String>,
     /// The failure type [default: EXIT_<code> or SIGNAL_<name>]
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = NonEmptyStringValueParser::new())]
     failure_type: Option<String>,
     /// A key of your own; storing it twice yields one entry
-    #[arg(long)]
+    #[arg(long, value_parser = parse_key)]
     key: Option<String>,
     /// The base of the delay between replays of this entry, in seconds
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=3600))]
@@ -61,6 +66,15 @@ pub struct RunArgs {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+/// Refuses a key that the store would refuse, while nothing has happened yet.
+fn parse_key(text: &str) -> Result<String, Refusal> {
+    if (1..=KEY_BYTES_MAX).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    let (len, bound) = (text.len(), KEY_BYTES_MAX);
+    Err(Refusal::usage(format!("it is {len} bytes long, it must be 1 to {bound} bytes long")))
 }
 
 pub fn run(context: &Context, args: &RunArgs) -> Result<u8> {
@@ -116,8 +130,12 @@ fn report(context: &Context, failure: NewFailure) {
                 format!("hint: once the store has it: {} show --key {key}", context.command());
             context.output.note(&escape(&hint));
         }
-        Capture::Lost(error) => {
-            let line = capture::one_line(&error);
+        Capture::Lost(cause, fallback) => {
+            let mut line = capture::one_line(&cause);
+            if let Some(fallback) = fallback {
+                line.push_str("; no fallback file either: ");
+                line.push_str(&capture::one_line(&fallback));
+            }
             context.output.error(&format!("{domain} {failure_type} is not captured: {line}"));
         }
     }

@@ -145,11 +145,15 @@ impl Context {
 
     /// How a command that works on the same store begins, for hints.
     pub fn command(&self) -> String {
-        if self.dir_given {
-            format!("deadletter --dir {}", output::shell_quoted(&self.dir.to_string_lossy()))
-        } else {
-            "deadletter".to_owned()
-        }
+        command_on(self.dir_given.then_some(&self.dir))
+    }
+}
+
+/// How a command begins that works on the directory that was named, or else on the usual one.
+pub fn command_on(dir: Option<&PathBuf>) -> String {
+    match dir {
+        Some(dir) => format!("deadletter --dir {}", output::shell_quoted(&dir.to_string_lossy())),
+        None => "deadletter".to_owned(),
     }
 }
 
@@ -181,7 +185,7 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>> {
         .with_context(act)?;
     let table: toml::Table = text
         .parse()
-        .map_err(|error: toml::de::Error| Refusal::usage(error.to_string().trim_end()))
+        .map_err(|error: toml::de::Error| Refusal::usage(toml_reason(&text, &error)))
         .with_context(act)?;
     let mut values = BTreeMap::new();
     for (name, value) in table {
@@ -202,6 +206,15 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>> {
         values.insert(name, text);
     }
     Ok(values)
+}
+
+/// What is wrong in which line; the error's own text draws a picture over several lines.
+fn toml_reason(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    match before {
+        Some(before) => format!("line {}: {}", before.matches('\n').count() + 1, error.message()),
+        None => error.message().to_owned(),
+    }
 }
 
 fn default_dir() -> Result<PathBuf> {

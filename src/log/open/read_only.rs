@@ -12,8 +12,8 @@ use crate::log::segment::SegmentFile;
 use crate::log::{Active, Segments};
 
 use super::{
-    Found, OpenReport, Opened, adopt_old, await_owner, find_store, last_item, list_segments, loss,
-    missing_damage, read_checkpoint, refuse_newer,
+    Found, OpenReport, Opened, adopt_old, await_owner, file_damage, find_store, last_item,
+    list_segments, loss, missing_damage, read_checkpoint, refuse_newer,
 };
 
 /// Opens a store for reading only: no lock, nothing is written.
@@ -21,8 +21,13 @@ use super::{
 /// Beside a living owner it shows what the owner says is durable; else all intact records.
 pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
     let dir = &config.dir;
+    let mut report = OpenReport::default();
     let header = match find_store(&**env, dir)? {
-        Found::Store(header) | Found::Damaged(header) => header,
+        Found::Store(header) => header,
+        Found::Damaged(header) => {
+            report.lost.push(file_damage(format::STORE_NAME));
+            header
+        }
         Found::Nothing => {
             let reason = "there is no store in it".to_owned();
             return Err(Error::NotAStore { dir: dir.clone(), reason });
@@ -38,7 +43,6 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         files.retain(|number, _| *number <= note.segment);
     }
     let segments = Arc::new(Segments::new(Arc::clone(env), log_dir, config.mmap));
-    let mut report = OpenReport::default();
     let segment = newest_readable(&**env, config, &segments, &mut files)?;
     let newest = &segment.header.segment;
     let witness = match (segment.trailer, note) {

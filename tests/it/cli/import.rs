@@ -155,3 +155,30 @@ fn export_filters_by_time_and_kind() {
     assert_eq!(bench.run(["export", "--since", "soon"]).code, 2);
     assert_eq!(bench.run(["export", "--status", "lost"]).code, 2);
 }
+
+/// The line is what is wrong, not our own type; an array in the order of the fields is no entry.
+#[test]
+fn a_line_that_is_no_object_is_said_to_be_none() {
+    let bench = Bench::new();
+    let fields = r#"[null,"d","T",null"#.to_owned() + &",null".repeat(32) + "]";
+    for bad in ["[1]", "\"text\"", "1", "null", &fields] {
+        let run = bench.run_with_input(["--json", "import"], bad.as_bytes());
+        assert_eq!(run.code, 2, "{bad} {run:?}");
+        assert_eq!(run.json()["errors"][0]["error"], "the line is not a JSON object", "{bad}");
+    }
+    let bad = r#"{"domain":"d","type":"T","status":"bogus"}"#;
+    let run = bench.run_with_input(["import"], bad.as_bytes());
+    assert!(run.stderr.contains("line 1: status is bogus, it must be one of pending, "), "{run:?}");
+}
+
+#[test]
+fn a_byte_order_mark_and_foreign_line_ends_are_passed_over() {
+    let bench = Bench::new();
+    let input =
+        "\u{feff}{\"domain\":\"d\",\"type\":\"A\"}\r\n\r\n{\"domain\":\"d\",\"type\":\"B\"}";
+    let run = bench.run_with_input(["--json", "import"], input.as_bytes());
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(run.json()["stored"], 2);
+    let run = bench.run_with_input(["--json", "import"], input.repeat(2).as_bytes());
+    assert_eq!(run.json()["refused"], 1, "only a file begins with one: {run:?}");
+}

@@ -252,3 +252,28 @@ fn a_store_that_cannot_be_written_keeps_the_command_s_code() {
     assert_eq!(run.code, 6);
     assert!(run.stderr.contains("is not captured"), "{run:?}");
 }
+
+/// Found out after the command, it would cost the capture.
+#[test]
+fn a_key_or_type_that_cannot_be_stored_is_refused_before_the_command_starts() {
+    let bench = Bench::new();
+    let long = "k".repeat(513);
+    for flag in [["--key", ""], ["--key", &long], ["--type", ""]] {
+        let words = ["--", "sh", "-c", "echo ran; exit 3"];
+        let run = bench.run(["run"].into_iter().chain(flag).chain(words));
+        assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{run:?}");
+        assert!(run.stderr.contains(flag[0]), "{run:?}");
+    }
+}
+
+#[test]
+fn what_is_not_captured_is_said_once_with_both_reasons() {
+    let bench = Bench::new();
+    std::fs::write(bench.store(), "a file, not a directory").unwrap();
+    let run = bench.run(["run", "--", "false"]);
+    assert_eq!(run.stderr.matches("not captured").count(), 1, "{run:?}");
+    assert!(run.stderr.contains("; no fallback file either: cannot "), "{run:?}");
+    let run = bench.run(["put", "--domain", "d", "--type", "T"]);
+    assert_eq!(run.code, 8);
+    assert!(run.stderr.starts_with("error: not captured, and no fallback file either"), "{run:?}");
+}

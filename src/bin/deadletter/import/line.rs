@@ -21,7 +21,7 @@ struct Line {
     domain: String,
     #[serde(alias = "type")]
     failure_type: String,
-    status: Option<Status>,
+    status: Option<String>,
     entity_type: Option<String>,
     entity_id: Option<String>,
     entity_refs: Option<Json>,
@@ -63,8 +63,15 @@ struct Line {
 
 /// The entry of a line, or why there is none.
 pub fn parse(text: &[u8], form: &Form) -> Result<NewFailure, String> {
+    // A sequence would be taken for the fields in their order.
+    let is_object = text.trim_ascii_start().first() == Some(&b'{');
+    if !is_object && serde_json::from_slice::<IgnoredAny>(text).is_ok() {
+        return Err("the line is not a JSON object".to_owned());
+    }
     let line: Line = serde_json::from_slice(text).map_err(|error| reason_of(&error))?;
-    let state = line.status.map(|status| Box::new(state_of(&line, status, form)));
+    let status = line.status.as_deref().map(str::parse::<Status>).transpose();
+    let status = status.map_err(|error| error.to_string())?;
+    let state = status.map(|status| Box::new(state_of(&line, status, form)));
     let object = |name: &str, json: Option<Json>| match json {
         Some(json) if json.is_object() => Ok(json),
         Some(_) => Err(format!("{name} is not a JSON object")),

@@ -9,6 +9,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 const LINE_BYTES_MAX: usize = 16 << 20;
 /// How much is read at a time, and about how much a chunk of lines has.
 const BUFFER_BYTES: usize = 256 << 10;
+/// What some editors put at the beginning of a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// How many chunks may wait.
 const CHUNKS_MAX: usize = 4;
 
@@ -45,7 +47,13 @@ fn read<R: Read>(
     let mut chunk = Vec::new();
     let mut number = 0;
     loop {
-        let content = next_line(&mut input)?;
+        let mut content = next_line(&mut input)?;
+        if number == 0
+            && let Some(Ok(line)) = &mut content
+            && line.starts_with(BYTE_ORDER_MARK)
+        {
+            line.drain(..BYTE_ORDER_MARK.len());
+        }
         let at_end = content.is_none();
         if let Some(content) = content {
             number += 1;
