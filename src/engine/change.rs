@@ -103,6 +103,7 @@ impl Inner {
         state.updated_at = Timestamp(now);
         let body = ChangeBody { target: id.0, state };
         let draft = Draft::new(Kind::Change, &body, now, log::change_note(&body))?;
+        super::store::check_size(&self.config, std::slice::from_ref(&draft))?;
         let durability = match self.config.durability {
             Durability::Written => Durability::Written,
             Durability::Synced | Durability::Queued => Durability::Synced,

@@ -1,7 +1,7 @@
 //! Fallback files: capture without the lock, and the way home.
 //!
 //! A file comes home in three steps, and a crash between them only repeats the one before:
-//! its entries and the fact itself are synced in the log as one batch; the file is unlinked; the
+//! its entries, and behind them the fact itself, are synced in the log; the file is unlinked; the
 //! folder is synced. An entry that is already there is known by its key or uuid.
 
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::config::{Config, Durability};
 use crate::entry::NewFailure;
 use crate::env::{Disk, Env};
 use crate::error::{Error, Result};
-use crate::format::{self, DrainedBody, Frame, Kind};
+use crate::format::{self, DrainedBody, EntryBody, Kind};
 use crate::log::{self, Draft, Note};
 
 /// A failure that was captured in a fallback file.
@@ -61,9 +61,13 @@ fn write_spill(config: &Config, env: &Arc<dyn Env>, failure: &mut NewFailure) ->
     failure.prepare(&config.limits, &config.redaction)?;
     let body = super::store::body(&**env, config, failure)?;
     let draft = Draft::new(Kind::Entry, &body, env.wall_ms(), Note::None)?;
+    super::store::check_size(config, std::slice::from_ref(&draft))?;
     // The owner may be making the store right now; zero means whichever stands here.
     let store_uuid = log::store_uuid(&**env, &config.dir)?.unwrap_or_default();
-    let path = log::write_fallback(&**env, config, store_uuid, &[draft])?;
+    let path = log::write_fallback(&**env, config, store_uuid, &[draft]).inspect_err(|_| {
+        // The file may have its name already; with its key, storing again yields one entry.
+        failure.key = Some(body.key_text());
+    })?;
     Ok(Spilled { path, key: body.key_text() })
 }
 
@@ -75,68 +79,119 @@ impl Inner {
         }
     }
 
-    /// Brings all fallback files home. Returns how many entries came.
+    /// Brings all fallback files home. Returns how many entries came. A file that cannot come
+    /// does not hold up those behind it; the first error is returned.
     pub(super) fn drain(&self) -> Result<u64> {
         let folder = self.config.fallback_dir();
-        let mut entries = 0;
+        let (mut entries, mut result) = (0, Ok(()));
         for file in log::list_fallback(&*self.env, &folder)? {
-            if lock(&self.drained).contains(&file.uuid) {
-                self.remove_fallback(&file.path)?;
-                continue;
-            }
-            let (frames, store_uuid, sound) = match log::read_fallback(&*self.env, &file.path) {
-                Ok(read) => read,
+            match self.drain_file(&file) {
+                Ok(came) => entries += came,
+                Err(error @ Error::Io { .. }) => result = result.and(Err(error)),
+                // The log takes nothing at all.
                 Err(error) => {
-                    tracing::warn!(%error, "a fallback file cannot be read; it is left alone");
-                    continue;
+                    result = Err(error);
+                    break;
                 }
-            };
-            if store_uuid != [0; 16] && store_uuid != self.store_uuid {
-                tracing::warn!(path = %file.path.display(), "a fallback file of another store");
-                continue;
             }
-            if !sound {
-                self.keep_damaged(&file)?;
-            }
-            entries += self.bring_home(file.uuid, &frames)?;
-            self.remove_fallback(&file.path)?;
         }
         lock(&self.report).drained += entries;
+        result.map(|()| entries)
+    }
+
+    fn drain_file(&self, file: &log::FallbackFile) -> Result<u64> {
+        if lock(&self.drained).contains(&file.uuid) {
+            return self.remove_fallback(&file.path).map(|()| 0);
+        }
+        let (frames, store_uuid, sound) = match log::read_fallback(&*self.env, &file.path) {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::warn!(%error, "a fallback file cannot be read; it is left alone");
+                return Ok(0);
+            }
+        };
+        if store_uuid != [0; 16] && store_uuid != self.store_uuid {
+            tracing::warn!(path = %file.path.display(), "a fallback file of another store");
+            return Ok(0);
+        }
+        let frames = frames.iter().filter(|frame| frame.header.kind == Kind::Entry);
+        let bodies: Vec<_> = frames.map(|frame| format::decode_body(&frame.body)).collect();
+        // A body of a later version cannot come home; what it says must stay somewhere.
+        if !sound || bodies.iter().any(Result::is_err) {
+            self.keep_damaged(file)?;
+        }
+        let entries = self.bring_home(file.uuid, bodies.into_iter().flatten().collect())?;
+        self.remove_fallback(&file.path)?;
         Ok(entries)
     }
 
-    fn bring_home(&self, uuid: [u8; 16], frames: &[Frame]) -> Result<u64> {
-        let commit = self.commit()?;
-        let records = frames.iter().filter(|frame| frame.header.kind == Kind::Entry);
-        let bodies = records.filter_map(|frame| format::decode_body(&frame.body).ok()).collect();
-        let mut items = self.reserve(bodies, true)?;
-        let drafts = items.iter_mut().filter_map(Item::take_draft);
-        let mut drafts: Vec<Draft> = drafts.map(|draft| Draft { drained: true, ..draft }).collect();
-        let entries = drafts.len() as u64;
+    /// Stores the entries of a file, batch by batch, then the fact that all of them are there.
+    fn bring_home(&self, uuid: [u8; 16], bodies: Vec<EntryBody>) -> Result<u64> {
+        let bytes_max = super::store::batch_bytes_max(&self.config);
+        let mut entries = 0;
+        let mut batch: Vec<EntryBody> = Vec::new();
+        let mut bytes = 0;
+        for body in bodies {
+            let draft_bytes = format::padded_len(self.draft(&body)?.body.len());
+            if !batch.is_empty() && bytes + draft_bytes > bytes_max {
+                entries += self.bring_batch(std::mem::take(&mut batch))?;
+                bytes = 0;
+            }
+            bytes += draft_bytes;
+            batch.push(body);
+        }
+        if !batch.is_empty() {
+            entries += self.bring_batch(batch)?;
+        }
         let body = DrainedBody { uuid, entries };
-        let drained = Draft::new(Kind::Drained, &body, self.env.wall_ms(), Note::Drained(body));
-        let committed = drained.and_then(|drained| {
-            drafts.push(drained);
-            let ticket = self.submit(drafts, Durability::Synced)?;
-            commit.wait(ticket, Durability::Synced)
-        });
-        self.release(&items);
-        committed?;
-        self.counters.offered.fetch_add(entries, Ordering::Relaxed);
+        let drained = Draft::new(Kind::Drained, &body, self.env.wall_ms(), Note::Drained(body))?;
+        let ticket = self.submit(vec![drained], Durability::Synced)?;
+        self.commit()?.wait(ticket, Durability::Synced)?;
         lock(&self.drained).insert(uuid);
+        Ok(entries)
+    }
+
+    /// Stores those of a batch that are not there yet, and waits until all of them are synced:
+    /// a first copy that somebody else is storing may still be refused.
+    fn bring_batch(&self, bodies: Vec<EntryBody>) -> Result<u64> {
+        let mut items = self.reserve(bodies, true)?;
+        let drafts: Vec<Draft> = items.iter_mut().filter_map(Item::take_home).collect();
+        let entries = drafts.len() as u64;
+        let offered = &self.counters.offered;
+        offered.fetch_add(entries, Ordering::Relaxed);
+        let submitted = if drafts.is_empty() {
+            Ok(None)
+        } else {
+            self.submit(drafts, Durability::Synced).map(Some)
+        };
+        let ticket = submitted.inspect_err(|_| {
+            offered.fetch_sub(entries, Ordering::Relaxed);
+            self.release(&items);
+        })?;
+        // From here on the commit path releases the keys, when it is known what became of them.
+        for ticket in self.number(&items, ticket) {
+            self.commit()?.wait(ticket, Durability::Synced)?;
+        }
         Ok(entries)
     }
 
     fn keep_damaged(&self, file: &log::FallbackFile) -> Result<()> {
         let name = log::quarantine_file(&*self.env, &self.config.dir, file)?;
         tracing::warn!(name, "a damaged fallback file was copied to quarantine");
-        lock(&self.report).quarantined.push(name);
+        let mut report = lock(&self.report);
+        if !report.quarantined.contains(&name) {
+            report.quarantined.push(name);
+        }
         Ok(())
     }
 
     fn remove_fallback(&self, path: &std::path::Path) -> Result<()> {
         let folder = self.config.fallback_dir();
-        self.env.unlink(path).map_err(|error| Error::io("remove", path, error))?;
+        match self.env.unlink(path) {
+            // Another drain was faster.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(|error| Error::io("remove", path, error))?,
+        }
         self.env.sync_dir(&folder).map_err(|error| Error::io("sync the folder", &folder, error))
     }
 }

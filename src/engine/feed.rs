@@ -94,9 +94,19 @@ impl Feed {
         }
     }
 
-    /// Begins a new load although the index was ready.
-    pub fn unload(&self) -> Result<()> {
+    /// Begins a new load although the index was ready; first waits for one that is under way,
+    /// since the groups that wait here are those of one load.
+    pub fn unload(&self, wait_ms: u64) -> Result<()> {
         let mut phase = lock(&self.phase);
+        while matches!(&*phase, Phase::Loading(_)) {
+            let wait = Duration::from_millis(wait_ms);
+            let (woken, timeout) =
+                self.turned.wait_timeout(phase, wait).unwrap_or_else(PoisonError::into_inner);
+            phase = woken;
+            if timeout.timed_out() && matches!(&*phase, Phase::Loading(_)) {
+                return Err(Error::IndexNotReady { waited_ms: wait_ms });
+            }
+        }
         if matches!(&*phase, Phase::Closed) {
             return Err(Error::Closed);
         }

@@ -73,12 +73,13 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Io`].
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Io`], and [`Error::IndexNotReady`] when
+    /// another load takes longer than `index_wait_ms`.
     pub fn rebuild_index(&self) -> Result<RebuildReport> {
         self.inner.check_open()?;
         self.inner.commit()?;
         let begin = self.inner.env.monotonic_ms();
-        self.inner.feed.unload()?;
+        self.inner.feed.unload(self.inner.config.index_wait_ms)?;
         let catalog = self.inner.load_or_give_up(true)?;
         Ok(RebuildReport {
             segments: self.inner.segments.numbers().len() as u64,
@@ -284,7 +285,9 @@ impl Inner {
     /// next open may use it.
     pub(super) fn save_index(&self, last: bool) -> Result<()> {
         let Some(catalog) = self.feed.ready() else { return Ok(()) };
-        let lsn = self.commit()?.last_lsn();
+        // The numbers of refused records are given again after the next open, so the index must not
+        // claim them.
+        let lsn = self.commit()?.logged_lsn();
         let mut slot = lock(&self.slot);
         match catalog.checkpoint(&Live(self), lsn) {
             Ok(()) if last => slot.index_lsn = lsn,

@@ -8,11 +8,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use super::{Engine, Inner, lock};
-use crate::config::Durability;
+use crate::config::{Config, Durability};
 use crate::entry::{EntryId, NewFailure, Timestamp};
 use crate::error::{Error, Result};
 use crate::format::{self, EntryBody, Kind};
-use crate::log::{self, Draft, Ticket};
+use crate::log::{self, Draft, Note, Ticket};
 
 /// What a store call achieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,7 +220,7 @@ impl Inner {
         let bodies = failures.iter().map(|failure| self.body(failure)).collect::<Result<Vec<_>>>();
         let mut items = self.reserve(bodies?, false)?;
         let drafts: Vec<Draft> = items.iter_mut().filter_map(Item::take_draft).collect();
-        let submitted = self.check_size(&drafts).and_then(|()| {
+        let submitted = check_size(&self.config, &drafts).and_then(|()| {
             if drafts.is_empty() { Ok(None) } else { self.submit(drafts, durability).map(Some) }
         });
         let ticket = match submitted {
@@ -241,22 +241,16 @@ impl Inner {
         ticket: Option<Ticket>,
         durability: Durability,
     ) -> BatchReceipt {
+        let tickets = self.number(&items, ticket);
         let mut next_lsn = ticket.map_or(0, |ticket| ticket.first_lsn);
-        let mut tickets: Vec<Ticket> = ticket.into_iter().collect();
         let mut stored: Vec<Stored> = Vec::with_capacity(items.len());
         for item in items {
             let (lsn, duplicate) = match item.fate {
                 Fate::New(_) => {
                     next_lsn += 1;
-                    if item.reserved {
-                        self.keys.number(&item.key, next_lsn - 1);
-                    }
                     (next_lsn - 1, false)
                 }
-                Fate::Duplicate(lsn) => {
-                    tickets.push(Ticket { first_lsn: lsn, last_lsn: lsn });
-                    (lsn, true)
-                }
+                Fate::Duplicate(lsn) => (lsn, true),
                 Fate::Repeats(index) => (stored.get(index).map_or(0, |first| first.id.0), true),
             };
             self.counters.duplicates.fetch_add(u64::from(duplicate), Ordering::Relaxed);
@@ -331,21 +325,46 @@ impl Inner {
         reserved.for_each(|item| self.keys.release(&item.key));
     }
 
-    /// A single record and a batch are at most 16 MiB and half a segment.
-    fn check_size(&self, drafts: &[Draft]) -> Result<()> {
-        let bytes_max = u64::from(format::RECORD_BODY_MAX).min(self.config.segment_bytes / 2);
-        let bytes: u64 = drafts.iter().map(|draft| format::padded_len(draft.body.len())).sum();
-        if bytes <= bytes_max {
-            return Ok(());
+    /// Tells the keys that are reserved the numbers of their records, and returns the tickets
+    /// that all items depend on.
+    pub(super) fn number(&self, items: &[Item], ticket: Option<Ticket>) -> Vec<Ticket> {
+        let mut next_lsn = ticket.map_or(0, |ticket| ticket.first_lsn);
+        let mut tickets: Vec<Ticket> = ticket.into_iter().collect();
+        for item in items {
+            match item.fate {
+                Fate::New(_) => {
+                    if item.reserved {
+                        self.keys.number(&item.key, next_lsn);
+                    }
+                    next_lsn += 1;
+                }
+                Fate::Duplicate(lsn) => tickets.push(Ticket { first_lsn: lsn, last_lsn: lsn }),
+                Fate::Repeats(_) => {}
+            }
         }
-        Err(Error::TooLarge {
-            what: if drafts.len() == 1 { "the record" } else { "the batch" },
-            bytes,
-            bytes_max,
-            settings: "half of segment_bytes, and 16 MiB; see also request_data_max_bytes and \
-                       field_max_bytes",
-        })
+        tickets
     }
+}
+
+/// A single record and a batch are at most 16 MiB and half a segment.
+pub(super) fn batch_bytes_max(config: &Config) -> u64 {
+    u64::from(format::RECORD_BODY_MAX).min(config.segment_bytes / 2)
+}
+
+/// Refuses a record or a batch that is too large.
+pub(super) fn check_size(config: &Config, drafts: &[Draft]) -> Result<()> {
+    let bytes_max = batch_bytes_max(config);
+    let bytes: u64 = drafts.iter().map(|draft| format::padded_len(draft.body.len())).sum();
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    Err(Error::TooLarge {
+        what: if drafts.len() == 1 { "the record" } else { "the batch" },
+        bytes,
+        bytes_max,
+        settings: "half of segment_bytes, and 16 MiB; see also request_data_max_bytes and \
+                   field_max_bytes",
+    })
 }
 
 impl Item {
@@ -353,12 +372,23 @@ impl Item {
         let Fate::New(draft) = &mut self.fate else { return None };
         Some(std::mem::replace(&mut **draft, Draft::empty()))
     }
+
+    /// As [`Item::take_draft`], for an entry from a fallback file: its uuid is reserved like a
+    /// key, until the record is committed or refused.
+    pub(super) fn take_home(&mut self) -> Option<Draft> {
+        let reserved = self.reserved.then(|| self.key.clone());
+        let mut draft = self.take_draft()?;
+        if let Note::Entry { key, .. } = &mut draft.note {
+            *key = reserved;
+        }
+        Some(Draft { drained: true, ..draft })
+    }
 }
 
 /// The body of a prepared failure, with its uuid and its first state.
 pub(super) fn body(
     env: &dyn crate::env::Env,
-    config: &crate::config::Config,
+    config: &Config,
     failure: &NewFailure,
 ) -> Result<EntryBody> {
     let mut uuid = [0; 16];

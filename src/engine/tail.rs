@@ -12,6 +12,8 @@ use crate::log::Item;
 
 /// Records read ahead from one segment.
 const READ_AHEAD: usize = 256;
+/// Bytes after which no more records are read ahead, since a record may have 16 MiB.
+const READ_AHEAD_BYTES: u64 = 1024 * 1024;
 
 /// One durable fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,19 +92,21 @@ impl Tail {
         };
         let (next_lsn, ahead) = (self.next_lsn, &mut self.ahead);
         let mut offset = self.offset;
+        let mut bytes = 0;
         file.scan_while(self.offset, end, &mut |item| {
             match item {
                 Item::Frame(frame) => {
                     offset = frame.end();
                     let wanted = matches!(frame.header.kind, Kind::Entry | Kind::Change);
                     if wanted && frame.header.lsn >= next_lsn {
+                        bytes += frame.header.record_len();
                         ahead.push_back(frame);
                     }
                 }
                 Item::Hole { to, .. } => offset = to,
                 Item::Tail { .. } => {}
             }
-            Ok(ahead.len() < READ_AHEAD)
+            Ok(ahead.len() < READ_AHEAD && bytes < READ_AHEAD_BYTES)
         })?;
         self.offset = offset;
         Ok(())
@@ -115,7 +119,7 @@ impl Iterator for Tail {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             while let Some(frame) = self.ahead.pop_front() {
-                self.next_lsn = frame.header.lsn + 1;
+                self.next_lsn = frame.header.lsn.saturating_add(1);
                 if let Some(item) = item_of(&frame) {
                     return Some(Ok(item));
                 }

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// Fallback files of other processes come home at the latest this long after they were named.
 const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
+/// However many groups are committed, the folder is not listed again before this time.
+const DRAIN_PAUSE_MS: u64 = 500;
 
 /// The threads of one engine. Both end when their channels close.
 #[derive(Debug)]
@@ -121,12 +123,19 @@ impl Inner {
         if let Err(error) = self.catalog() {
             tracing::warn!(%error, "the index could not be loaded; the next query tries again");
         }
+        let mut drained_ms = None;
         while self.await_tick() {
             if let Err(error) = self.prepare_ahead() {
                 tracing::warn!(%error, "the next segment could not be prepared");
             }
-            if let Err(error) = self.drain() {
-                tracing::warn!(%error, "fallback files could not be brought home");
+            // Groups come thousands of times a second; the folder is not listed for each.
+            let now = self.env.monotonic_ms();
+            let waits = drained_ms.is_some_and(|last| now < last + DRAIN_PAUSE_MS);
+            if !waits {
+                drained_ms = Some(now);
+                if let Err(error) = self.drain() {
+                    tracing::warn!(%error, "fallback files could not be brought home");
+                }
             }
         }
     }

@@ -4,6 +4,7 @@
 //! reached. If nobody leads, it takes the writer out of the shared state, writes and syncs all
 //! that has gathered, hands the writer back and wakes the rest. No lock is held meanwhile.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -57,12 +58,21 @@ struct State {
     sync_wanted: u64,
     unsynced_bytes: u64,
     unsynced_since_ms: Option<u64>,
+    /// The last number that was written.
+    logged_lsn: u64,
     /// Why nothing may be written any more.
     failure: Option<String>,
     /// Records that were refused before a byte was written, as ranges of numbers.
-    refused: Vec<(Ticket, String)>,
+    refused: Vec<(Ticket, Refusal)>,
     closed: bool,
     wakers: Vec<Waker>,
+}
+
+/// Why records were refused; a caller may still ask when the error itself is gone.
+struct Refusal {
+    act: &'static str,
+    path: PathBuf,
+    kind: std::io::ErrorKind,
 }
 
 impl std::fmt::Debug for Commit {
@@ -87,6 +97,7 @@ impl Commit {
             sync_wanted: 0,
             unsynced_bytes: 0,
             unsynced_since_ms: None,
+            logged_lsn: next_lsn.saturating_sub(1),
             failure: None,
             refused: Vec::new(),
             closed: false,
@@ -171,7 +182,9 @@ impl Commit {
             if durability == Durability::Synced {
                 state.sync_wanted = state.sync_wanted.max(ticket.last_lsn + 1);
             }
-            if let Some(waker) = waker {
+            if let Some(waker) = waker
+                && !state.wakers.iter().any(|known| known.will_wake(waker))
+            {
                 state.wakers.push(waker.clone());
             }
         }
@@ -241,9 +254,10 @@ impl Commit {
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.wake_all();
+        let wakers = std::mem::take(&mut state.wakers);
         let writer = state.writer.take();
         drop(state);
+        wake(wakers);
         self.wake.notify_all();
         drop(writer);
     }
@@ -251,6 +265,11 @@ impl Commit {
     /// The highest number given so far.
     pub fn last_lsn(&self) -> u64 {
         self.lock().next_lsn.saturating_sub(1)
+    }
+
+    /// The highest number that was written; one that was refused is no place in the log.
+    pub fn logged_lsn(&self) -> u64 {
+        self.lock().logged_lsn
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -276,9 +295,8 @@ impl Commit {
     /// Writes one group. The caller has seen that the writer is there.
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let Some(mut writer) = state.writer.take() else { return state };
-        let group = std::mem::take(&mut state.pending);
-        let bytes = std::mem::take(&mut state.pending_bytes);
-        let taken_to = state.next_lsn;
+        let (group, bytes) = state.take_group(self.group_bytes_max);
+        let taken_to = state.pending.first().map_or(state.next_lsn, |pending| pending.lsn);
         let sync = state.sync_wanted > state.synced_to
             || state.unsynced_bytes + bytes > UNSYNCED_BYTES_MAX;
         drop(state);
@@ -294,22 +312,27 @@ impl Commit {
         leader.finished = true;
         state.give_back(writer);
         state.settle(result.map(|_| ()), &group, (taken_to, sync, bytes), now);
-        state.wake_all();
-        if state.failure.is_some() {
-            // What waits behind a failure is never written.
-            let abandoned = std::mem::take(&mut state.pending);
+        let wakers = std::mem::take(&mut state.wakers);
+        let failed = state.failure.is_some();
+        // What waits behind a failure is never written.
+        let abandoned = if failed { std::mem::take(&mut state.pending) } else { Vec::new() };
+        if failed {
             state.pending_bytes = 0;
-            drop(state);
-            self.refuse(&abandoned);
-            state = self.lock();
         }
+        drop(state);
+        self.refuse(&abandoned);
         self.wake.notify_all();
-        state
+        // A waker is somebody else's code, so it is called without the lock.
+        wake(wakers);
+        self.lock()
     }
 }
 
 impl Commit {
     fn refuse(&self, records: &[Pending]) {
+        if records.is_empty() {
+            return;
+        }
         let entries = records.iter().filter(|pending| pending.draft.kind == Kind::Entry).count();
         let keys: Vec<&str> = records.iter().filter_map(Pending::key).collect();
         self.observer.refused(&keys, entries);
@@ -327,9 +350,10 @@ impl Drop for Leader<'_> {
         if !self.finished {
             let mut state = self.commit.lock();
             state.failure = Some("a thread panicked while it wrote".to_owned());
-            state.wake_all();
+            let wakers = std::mem::take(&mut state.wakers);
             drop(state);
             self.commit.wake.notify_all();
+            wake(wakers);
         }
     }
 }
@@ -354,6 +378,25 @@ impl State {
         }
     }
 
+    /// The next group: whole batches up to the bound, and one at least. Queued records may be
+    /// many more than a segment has room for.
+    fn take_group(&mut self, bytes_max: u64) -> (Vec<Pending>, u64) {
+        let (mut bytes, mut count, mut unit) = (0, 0, 0);
+        for (index, pending) in self.pending.iter().enumerate() {
+            unit += padded_len(pending.draft.body.len());
+            if pending.flags.more_of_batch {
+                continue;
+            }
+            if count > 0 && (bytes + unit > bytes_max || index >= GROUP_RECORDS_MAX) {
+                break;
+            }
+            (bytes, count, unit) = (bytes + unit, index + 1, 0);
+        }
+        let rest = self.pending.split_off(count);
+        self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
+        (std::mem::replace(&mut self.pending, rest), bytes)
+    }
+
     /// Takes the writer back from whoever led; a closed log lets it go, and the lock with it.
     fn give_back(&mut self, writer: Box<Writer>) {
         self.writer = (!self.closed).then_some(writer);
@@ -363,8 +406,8 @@ impl State {
         let refused = self.refused.iter().find(|(range, _)| {
             range.first_lsn <= ticket.last_lsn && ticket.first_lsn <= range.last_lsn
         });
-        if let Some((_, reason)) = refused {
-            return Some(Err(Error::Indeterminate { reason: reason.clone() }));
+        if let Some((_, Refusal { act, path, kind })) = refused {
+            return Some(Err(Error::io(act, path, (*kind).into())));
         }
         let reached = match durability {
             Durability::Synced => ticket.last_lsn < self.synced_to,
@@ -392,6 +435,7 @@ impl State {
         match result {
             Ok(()) => {
                 self.written_to = self.written_to.max(taken_to);
+                self.logged_lsn = group.last().map_or(self.logged_lsn, |pending| pending.lsn);
                 self.unsynced_bytes += bytes;
                 if sync {
                     self.synced_to = self.written_to;
@@ -403,8 +447,7 @@ impl State {
             Err(CommitError::Refused(error)) => {
                 tracing::warn!(%error, "a group was refused");
                 if let (Some(first), Some(last)) = (group.first(), group.last()) {
-                    let range = Ticket { first_lsn: first.lsn, last_lsn: last.lsn };
-                    self.refused.push((range, describe(&error)));
+                    self.note_refused(first.lsn, last.lsn, error);
                 }
                 self.written_to = self.written_to.max(taken_to);
                 if self.unsynced_bytes == 0 {
@@ -414,15 +457,30 @@ impl State {
             Err(CommitError::Failed(error)) => {
                 tracing::error!(%error, "the log failed and takes no more writes");
                 self.failure = Some(describe(&error));
+                // No sync is due any more.
+                self.unsynced_since_ms = None;
             }
         }
     }
 
-    fn wake_all(&mut self) {
-        for waker in self.wakers.drain(..) {
-            waker.wake();
+    /// Groups that were refused in a row are one range, so that a full disk fills no memory.
+    fn note_refused(&mut self, first_lsn: u64, last_lsn: u64, error: Error) {
+        let refusal = match error {
+            Error::Io { act, path, source } => Refusal { act, path, kind: source.kind() },
+            _ => Refusal { act: "write", path: PathBuf::new(), kind: std::io::ErrorKind::Other },
+        };
+        match self.refused.last_mut() {
+            Some((range, last)) if range.last_lsn + 1 == first_lsn => {
+                range.last_lsn = last_lsn;
+                *last = refusal;
+            }
+            _ => self.refused.push((Ticket { first_lsn, last_lsn }, refusal)),
         }
     }
+}
+
+fn wake(wakers: Vec<Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 /// An error with its causes on one line.

@@ -315,6 +315,14 @@ impl Segments {
         }
     }
 
+    /// Reads of a segment if it is the active one. A segment is listed as old before the next one
+    /// becomes active, so whoever asks here first and then for the old one misses none.
+    fn if_active<T>(&self, number: u64, read: impl FnOnce(&Active) -> T) -> Option<T> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        // While the log is being opened there is none yet.
+        active.as_ref().filter(|active| active.file.header.segment == number).map(read)
+    }
+
     pub fn old(&self, number: u64) -> Option<Arc<Old>> {
         self.old.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
     }
@@ -351,37 +359,42 @@ impl Segments {
 
     /// Reads the record at a position.
     pub fn frame(&self, position: Position) -> Result<Frame> {
-        if let Some(old) = self.old(position.segment) {
-            let (file, end) = self.open(&old)?;
-            return file.read_frame(position.offset, end);
-        }
-        let (file, end) = self.with_active(|active| (Arc::clone(&active.file), active.end));
-        if file.header.segment != position.segment {
-            return Err(file.damaged(position.offset, 0, None));
-        }
+        let active =
+            self.if_active(position.segment, |active| (Arc::clone(&active.file), active.end));
+        let (file, end) = match (active, self.old(position.segment)) {
+            (Some(active), _) => active,
+            (None, Some(old)) => self.open(&old)?,
+            (None, None) => {
+                let (file, _) = self.active_synced();
+                return Err(file.damaged(position.offset, 0, None));
+            }
+        };
         file.read_frame(position.offset, end)
     }
 
     /// Where the record of an entry begins.
     pub fn entry_position(&self, segment: u64, ordinal: u32) -> Result<Option<Position>> {
         let at = |row: &EntryRow| Position { segment, offset: row.offset };
-        if let Some(old) = self.old(segment) {
-            let (file, _) = self.open(&old)?;
-            if let Some(row) = file.entry_row(ordinal)? {
-                return Ok(Some(at(&row)));
-            }
-            let summary = self.scanned(&old)?.summary.clone();
-            return Ok(summary.entries.get(ordinal as usize).map(at));
+        let row_of = |rows: &Summary| rows.entries.get(ordinal as usize).map(at);
+        if let Some(row) = self.if_active(segment, |active| row_of(&active.summary)) {
+            return Ok(row);
         }
-        Ok(self.with_active(|active| active.summary.entries.get(ordinal as usize).map(at)))
+        let Some(old) = self.old(segment) else { return Ok(None) };
+        let (file, _) = self.open(&old)?;
+        match file.entry_row(ordinal)? {
+            Some(row) => Ok(Some(at(&row))),
+            None => Ok(row_of(&self.scanned(&old)?.summary)),
+        }
     }
 
     /// The rows of a segment: from its footer, else from its records; those of the active one
     /// as they are now.
     pub fn summary(&self, number: u64) -> Result<Arc<Summary>> {
-        let Some(old) = self.old(number) else {
-            return Ok(self.with_active(|active| Arc::new(active.summary.clone())));
-        };
+        let active = self.if_active(number, |active| Arc::new(active.summary.clone()));
+        if let Some(summary) = active {
+            return Ok(summary);
+        }
+        let Some(old) = self.old(number) else { return Ok(Arc::new(Summary::new(number))) };
         let (file, _) = self.open(&old)?;
         match file.footer()? {
             Some(summary) => Ok(Arc::new(summary)),

@@ -472,7 +472,7 @@ impl Opening<'_> {
             set: &set,
             carried,
         };
-        let born = birth.create(None)?;
+        let born = birth.create()?;
         let tail = Tail {
             segment: Arc::clone(&born.file),
             end: born.end,

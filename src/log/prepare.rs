@@ -41,6 +41,8 @@ struct Slot {
     lent: bool,
     /// Preparing this segment failed; it is not tried again.
     failed: u64,
+    /// Files up to this segment were handed over; they are not made again.
+    taken: u64,
 }
 
 #[derive(Debug)]
@@ -66,8 +68,9 @@ impl Preparer {
     /// Asks for the file of the segment behind the active one.
     pub fn want_next(&self, active: u64) {
         let mut slot = self.lock();
-        let failed = slot.failed == active + 1;
-        if self.zero && !failed && !slot.lent && slot.ready.is_none() {
+        // The writer may be about to leave the segment that the caller saw as active.
+        let settled = slot.failed == active + 1 || slot.taken > active;
+        if self.zero && !settled && !slot.lent && slot.ready.is_none() {
             slot.wanted = active + 1;
         }
     }
@@ -144,6 +147,7 @@ impl Preparer {
             slot = self.returned.wait(slot).unwrap_or_else(PoisonError::into_inner);
         }
         slot.wanted = 0;
+        slot.taken = slot.taken.max(segment);
         let ready = slot.ready.take();
         drop(slot);
         self.committed.store(0, Ordering::Relaxed);
@@ -160,6 +164,13 @@ impl Preparer {
                 Err(Error::io("remove", &path, error))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Frees the space of a file that was given up.
+    pub fn drop_leftover(&self, segment: u64) {
+        if let Err(error) = self.remove_leftover(segment) {
+            tracing::warn!(%error, "a segment that was given up still takes space");
         }
     }
 

@@ -147,7 +147,7 @@ fn judge(places: &[Place], holes: &[(u64, u64)], tail: (u64, u64), durable_end: 
 }
 
 fn next_group(header: &RecordHeader) -> u32 {
-    header.group + u32::from(header.flags.last_of_group)
+    header.group.saturating_add(u32::from(header.flags.last_of_group))
 }
 
 /// Turns the holes before the cut into damage, with the sequence numbers they may have held.
@@ -400,8 +400,8 @@ fn hole_damage(
     after: Option<RecordHeader>,
 ) -> Damage {
     let repeats = |kind| matches!(kind, Kind::Mark | Kind::SegmentSet);
-    let lsn_from = before.map_or(segment.header.base_lsn, |header| header.lsn + 1);
-    let lsn_to = after.map(|header| header.lsn - u64::from(!repeats(header.kind)));
+    let lsn_from = before.map_or(segment.header.base_lsn, |header| header.lsn.saturating_add(1));
+    let lsn_to = after.map(|header| header.lsn.saturating_sub(u64::from(!repeats(header.kind))));
     // Only a mark was lost when no number is missing.
     let lost = lsn_to.is_none_or(|lsn_to| lsn_to >= lsn_from);
     let entries_before = before.map_or(0, entries_through);

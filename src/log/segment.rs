@@ -236,14 +236,15 @@ struct Sequence {
 impl Sequence {
     /// What follows a record: a higher number, except that a mark repeats the last one.
     fn after(header: &RecordHeader) -> Self {
-        let group_min = header.group + u32::from(header.flags.last_of_group);
-        Self { lsn_min: header.lsn + 1, group_min }
+        let group_min = header.group.saturating_add(u32::from(header.flags.last_of_group));
+        Self { lsn_min: header.lsn.saturating_add(1), group_min }
     }
 
     /// A record of an earlier number is a leftover of a write that a crash undid.
     fn admits(self, header: &RecordHeader) -> bool {
         let repeats = matches!(header.kind, Kind::Mark | Kind::SegmentSet);
-        header.lsn + u64::from(repeats) >= self.lsn_min && header.group >= self.group_min
+        header.lsn.saturating_add(u64::from(repeats)) >= self.lsn_min
+            && header.group >= self.group_min
     }
 }
 

@@ -3,10 +3,10 @@
 //! The writer belongs to whoever leads the commit; no lock is held while it works. Order within
 //! a rotation, and what a crash between the steps leaves:
 //!
-//! 1. footer, cut, sync of the old segment: a sealed segment without successor; the next open
+//! 1. header and first group of the new segment, sync: a file with a `.next` name, which the
+//!    next open removes. Without space for it the group is refused and the log goes on.
+//! 2. footer, cut, sync of the old segment: a sealed segment without successor; the next open
 //!    begins one.
-//! 2. header and first group of the new segment, sync: a file with a `.next` name, which the
-//!    next open removes.
 //! 3. rename, sync of the directory: the new segment counts.
 
 use std::path::PathBuf;
@@ -212,50 +212,67 @@ impl Writer {
         let summary = self.segments.with_active(|active| active.summary.clone());
         let number = self.segment.header.segment;
         let prepared = self.preparer.take(number + 1).map_err(CommitError::Refused)?;
-        let footer_crc = self.seal(&summary).map_err(CommitError::Failed)?;
-        let item = SegmentItem {
-            segment: number,
-            generation: self.segment.header.generation,
-            first_lsn: self.segment.header.base_lsn,
-            last_lsn: self.last_lsn,
-            entries: summary.entries.len() as u64,
-        };
-        self.set.segments.push(item);
-        self.set.totals.captured += item.entries;
-        self.set.totals.lost += self.losses.iter().map(|loss| loss.entries).sum::<u64>();
-        self.set.losses.append(&mut self.losses);
-        self.set.drained.append(&mut self.drained);
+        let salt = self.segment.header.salt;
+        let lsns = (self.segment.header.base_lsn, self.last_lsn);
+        let (footer, trailer) = format::encode_footer(&summary, salt, self.end, self.records, lsns);
+        let set = self.next_set(summary.entries.len() as u64);
+        let footer_crc = trailer.crc(salt);
         let predecessor =
             Predecessor { segment: number, last_lsn: self.last_lsn, end: self.end, footer_crc };
-        let birth = Birth {
+        let mut birth = Birth {
             env: &*self.env,
             log_dir: &self.log_dir,
             config: &self.config,
             store_uuid: self.store_uuid,
             segment: number + 1,
             predecessor: Some(predecessor),
-            set: &self.set,
+            set: &set,
             carried: Vec::new(),
         };
-        let born = birth.create(prepared).map_err(CommitError::Failed)?;
+        let unnamed = birth.write(prepared).map_err(|error| {
+            if is_no_space(&error) {
+                self.preparer.drop_leftover(number + 1);
+                CommitError::Refused(error)
+            } else {
+                CommitError::Failed(error)
+            }
+        })?;
+        self.seal(&footer).map_err(CommitError::Failed)?;
+        let born = birth.name(unnamed).map_err(CommitError::Failed)?;
+        self.set = set;
+        self.losses.clear();
+        self.drained.clear();
         self.adopt(born);
         self.publish();
         Ok(())
     }
 
+    /// The set with the active segment among the older ones.
+    fn next_set(&self, entries: u64) -> SegmentSet {
+        let mut set = self.set.clone();
+        set.segments.push(SegmentItem {
+            segment: self.segment.header.segment,
+            generation: self.segment.header.generation,
+            first_lsn: self.segment.header.base_lsn,
+            last_lsn: self.last_lsn,
+            entries,
+        });
+        set.totals.captured += entries;
+        set.totals.lost += self.losses.iter().map(|loss| loss.entries).sum::<u64>();
+        set.losses.extend(&self.losses);
+        set.drained.extend(&self.drained);
+        set
+    }
+
     /// Writes the footer behind the records, cuts the file there and syncs it.
-    fn seal(&mut self, summary: &Summary) -> Result<u32> {
+    fn seal(&self, footer: &[u8]) -> Result<()> {
         let segment = &self.segment;
-        let salt = segment.header.salt;
-        let lsns = (segment.header.base_lsn, self.last_lsn);
-        let (footer, trailer) = format::encode_footer(summary, salt, self.end, self.records, lsns);
         let path = &segment.path;
-        write_all_at(&*segment.file, &footer, self.end)
+        write_all_at(&*segment.file, footer, self.end)
             .map_err(|error| Error::io("write the footer of", path, error))?;
         let len = self.end + footer.len() as u64;
         segment.file.set_len(len).map_err(|error| Error::io("cut", path, error))?;
-        segment.file.sync().map_err(|error| Error::io("sync", path, error))?;
-        Ok(trailer.crc(salt))
+        segment.file.sync().map_err(|error| Error::io("sync", path, error))
     }
 
     fn adopt(&mut self, born: Born) {
@@ -321,9 +338,26 @@ pub(crate) struct Born {
     pub records: u32,
 }
 
+/// A segment that is synced and has its temporary name.
+struct Unnamed {
+    file: Arc<dyn File>,
+    header: SegmentHeader,
+    path: PathBuf,
+    summary: Summary,
+    end: u64,
+    last_lsn: u64,
+    records: u32,
+}
+
 impl Birth<'_> {
-    /// Writes header and first group into a prepared or new file, syncs it and gives it its name.
-    pub fn create(mut self, prepared: Option<Arc<dyn File>>) -> Result<Born> {
+    /// Writes header and first group into a new file, syncs it and gives it its name.
+    pub fn create(mut self) -> Result<Born> {
+        let unnamed = self.write(None)?;
+        self.name(unnamed)
+    }
+
+    /// Writes header and first group into a prepared or new file and syncs it.
+    fn write(&mut self, prepared: Option<Arc<dyn File>>) -> Result<Unnamed> {
         let time_ms = self.env.wall_ms();
         let carried = std::mem::take(&mut self.carried);
         let set_draft = Draft::new(Kind::SegmentSet, self.set, time_ms, Note::None)?;
@@ -358,18 +392,17 @@ impl Birth<'_> {
                 .open(&next_path, OpenMode::CreateNew)
                 .map_err(|error| Error::io("create", &next_path, error))?,
         };
-        self.fill(&file, &header, &group, next_path)
+        self.fill(file, header, &group, next_path)
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "the path ends here: the file is renamed")]
     fn fill(
         &self,
-        file: &Arc<dyn File>,
-        header: &SegmentHeader,
+        file: Arc<dyn File>,
+        header: SegmentHeader,
         group: &[Pending],
         next_path: PathBuf,
-    ) -> Result<Born> {
-        reserve(&**file, header.capacity).map_err(|e| Error::io("reserve", &next_path, e))?;
+    ) -> Result<Unnamed> {
+        reserve(&*file, header.capacity).map_err(|e| Error::io("reserve", &next_path, e))?;
         let mut bytes = header.encode();
         let mut summary = Summary::new(self.segment);
         for (index, pending) in group.iter().enumerate() {
@@ -389,8 +422,22 @@ impl Birth<'_> {
             append_record(&mut bytes, &record, header.salt, offset, &pending.draft.body);
             pending.draft.note.row(&mut summary, pending.lsn, offset);
         }
-        write_all_at(&**file, &bytes, 0).map_err(|e| Error::io("write to", &next_path, e))?;
+        write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write to", &next_path, e))?;
         file.sync().map_err(|e| Error::io("sync", &next_path, e))?;
+        Ok(Unnamed {
+            file,
+            header,
+            path: next_path,
+            summary,
+            end: bytes.len() as u64,
+            last_lsn: group.last().map_or(0, |pending| pending.lsn),
+            records: u32::try_from(group.len()).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Gives a segment its name and makes the name durable.
+    fn name(&self, unnamed: Unnamed) -> Result<Born> {
+        let Unnamed { file, header, path: next_path, summary, end, last_lsn, records } = unnamed;
         let path = self.log_dir.join(format::segment_name(self.segment, 0));
         self.env
             .rename(&next_path, &path)
@@ -398,15 +445,15 @@ impl Birth<'_> {
         self.env
             .sync_dir(self.log_dir)
             .map_err(|e| Error::io("sync the folder", self.log_dir, e))?;
-        let file = SegmentFile::created(path, Arc::clone(file), *header, header.capacity);
-        Ok(Born {
-            file: Arc::new(file),
-            summary,
-            end: bytes.len() as u64,
-            last_lsn: group.last().map_or(0, |pending| pending.lsn),
-            records: u32::try_from(group.len()).unwrap_or(u32::MAX),
-        })
+        let file = Arc::new(SegmentFile::created(path, file, header, header.capacity));
+        Ok(Born { file, summary, end, last_lsn, records })
     }
+}
+
+/// Whether a file could not be made for want of space.
+fn is_no_space(error: &Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
 }
 
 /// Takes space ahead of use, where the file system can.

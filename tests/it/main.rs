@@ -12,11 +12,13 @@
 mod cli;
 mod crash;
 mod damage;
+mod drain;
 mod env;
 mod env_simulated;
 mod format;
 mod format_bodies;
 mod format_golden;
+mod full;
 mod kill;
 #[cfg(feature = "cli")]
 mod puts;
