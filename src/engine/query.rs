@@ -57,7 +57,8 @@ pub struct Accounting {
     pub refused: u64,
     /// Failures on their way.
     pub queued: u64,
-    /// Failures that this process put into a fallback file.
+    /// Failures that went to a fallback file through this store. Those that a process without the
+    /// lock put there count as offered and captured when they come home.
     pub spilled: u64,
     /// Entries that can be found.
     pub live: u64,

@@ -25,8 +25,8 @@ use crate::entry::Status;
 use crate::env::{Env, OpenMode, write_all_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    self, ChangeRow, DrainedBody, EntryRow, Frame, Kind, Loss, Position, RecordHeader, SegmentItem,
-    Summary,
+    self, ChangeRow, DrainedBody, EntryRow, Flags, Frame, Kind, Loss, Position, RecordHeader,
+    SegmentItem, Summary,
 };
 
 pub(crate) use commit::{Commit, Ticket};
@@ -125,6 +125,21 @@ impl Draft {
         })?;
         let body_crc = RecordHeader::crc_of(&body);
         Ok(Self { kind, body, body_crc, time_ms, drained: false, note })
+    }
+
+    /// The header of the record in its group.
+    fn header(&self, lsn: u64, flags: Flags, group: u32, ordinal: usize) -> RecordHeader {
+        RecordHeader {
+            body_len: u32::try_from(self.body.len()).unwrap_or(u32::MAX),
+            lsn,
+            body_crc: self.body_crc,
+            kind: self.kind,
+            flags,
+            body_version: 1,
+            time_ms: self.time_ms,
+            group,
+            ordinal: u32::try_from(ordinal).unwrap_or(u32::MAX),
+        }
     }
 
     fn mark(time_ms: u64) -> Self {

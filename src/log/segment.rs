@@ -9,9 +9,9 @@ use std::sync::Arc;
 use crate::env::{Env, File, Mapped, OpenMode, read_exact_at};
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
-    self, ENTRY_ROW_LEN, EntryRow, FOOTER_TRAILER_LEN, FooterTrailer, FormatError, Frame, Kind,
-    RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader, Summary,
-    VERSION_MAJOR,
+    self, ENTRY_ROW_LEN, EntryRow, FOOTER_TRAILER_LEN, FileName, FooterTrailer, FormatError, Frame,
+    Kind, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader,
+    Summary, VERSION_MAJOR,
 };
 
 /// A scan reads this much at a time.
@@ -58,8 +58,9 @@ impl SegmentFile {
         let page_len = usize::try_from(len.min(SEGMENT_HEADER_LEN)).unwrap_or(0);
         let head = page.get_mut(..page_len).unwrap_or_default();
         read_exact_at(&*file, head, 0).map_err(|error| Error::io("read", path, error))?;
-        let (header, header_intact) =
-            SegmentHeader::decode(&page).map_err(|error| match error {
+        let (header, header_intact) = SegmentHeader::decode(&page)
+            .and_then(|read| fits_name(&name, read))
+            .map_err(|error| match error {
                 FormatError::Version(major, minor) => Error::Version {
                     path: path.to_path_buf(),
                     found: format!("{major}.{minor}"),
@@ -223,6 +224,22 @@ impl SegmentFile {
             }
         }
         visit(Item::Tail { from: offset, data_end: offset }).map(|_| ())
+    }
+}
+
+/// A file under the name of another segment holds nothing of that segment.
+fn fits_name(
+    name: &str,
+    read: (SegmentHeader, bool),
+) -> std::result::Result<(SegmentHeader, bool), FormatError> {
+    let header = &read.0;
+    match FileName::parse(name) {
+        FileName::Segment(number, generation)
+            if (number, generation) != (header.segment, header.generation) =>
+        {
+            Err(FormatError::Field("segment number"))
+        }
+        _ => Ok(read),
     }
 }
 

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Config;
 use crate::env::{Env, NameKind, OpenMode, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
-use crate::format::{
-    self, FileName, Flags, Frame, RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader,
-};
+use crate::format::{self, FileName, Flags, Frame, SEGMENT_HEADER_LEN, SegmentHeader};
 
 use super::Draft;
 use super::segment::{Item, SegmentFile};
@@ -88,17 +86,9 @@ fn encode(env: &dyn Env, store_uuid: [u8; 16], salt: u32, drafts: &[Draft]) -> V
     let mut bytes = header.encode();
     for (index, draft) in drafts.iter().enumerate() {
         let offset = bytes.len() as u64;
-        let record = RecordHeader {
-            body_len: u32::try_from(draft.body.len()).unwrap_or(u32::MAX),
-            lsn: index as u64 + 1,
-            body_crc: draft.body_crc,
-            kind: draft.kind,
-            flags: Flags { last_of_group: index + 1 == drafts.len(), ..Flags::default() },
-            body_version: 1,
-            time_ms: draft.time_ms,
-            group: 1,
-            ordinal: u32::try_from(index).unwrap_or(u32::MAX),
-        };
+        let last_of_group = index + 1 == drafts.len();
+        let flags = Flags { last_of_group, ..Flags::default() };
+        let record = draft.header(index as u64 + 1, flags, 1, index);
         super::writer::append_record(&mut bytes, &record, salt, offset, &draft.body);
     }
     bytes

@@ -119,17 +119,8 @@ impl Writer {
         for (index, pending) in group.iter().enumerate() {
             let offset = start + buffer.len() as u64;
             let last_of_group = sync && index + 1 == group.len();
-            let header = RecordHeader {
-                body_len: u32::try_from(pending.draft.body.len()).unwrap_or(u32::MAX),
-                lsn: pending.lsn,
-                body_crc: pending.draft.body_crc,
-                kind: pending.draft.kind,
-                flags: Flags { last_of_group, ..pending.flags },
-                body_version: 1,
-                time_ms: pending.draft.time_ms,
-                group: self.group,
-                ordinal: u32::try_from(ordinal).unwrap_or(u32::MAX),
-            };
+            let flags = Flags { last_of_group, ..pending.flags };
+            let header = pending.draft.header(pending.lsn, flags, self.group, ordinal);
             append_record(&mut buffer, &header, segment.header.salt, offset, &pending.draft.body);
             offsets.push((offset, ordinal));
             ordinal += usize::from(pending.draft.kind == Kind::Entry);
@@ -408,17 +399,8 @@ impl Birth<'_> {
         for (index, pending) in group.iter().enumerate() {
             let offset = bytes.len() as u64;
             let last_of_group = index + 1 == group.len();
-            let record = RecordHeader {
-                body_len: u32::try_from(pending.draft.body.len()).unwrap_or(u32::MAX),
-                lsn: pending.lsn,
-                body_crc: pending.draft.body_crc,
-                kind: pending.draft.kind,
-                flags: Flags { last_of_group, ..pending.flags },
-                body_version: 1,
-                time_ms: pending.draft.time_ms,
-                group: 1,
-                ordinal: u32::try_from(summary.entries.len()).unwrap_or(u32::MAX),
-            };
+            let flags = Flags { last_of_group, ..pending.flags };
+            let record = pending.draft.header(pending.lsn, flags, 1, summary.entries.len());
             append_record(&mut bytes, &record, header.salt, offset, &pending.draft.body);
             pending.draft.note.row(&mut summary, pending.lsn, offset);
         }

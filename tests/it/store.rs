@@ -376,3 +376,25 @@ fn debug_never_shows_a_payload() {
     assert!(printed.contains("request_data"), "something is shown");
     assert!(!printed.contains(CANARY) && !printed.contains("99, 97, 110"), "{printed}");
 }
+
+/// A segment's file copied over another's is damage of that other, never an answer in its place.
+#[test]
+fn a_segment_under_the_name_of_another_is_not_read() {
+    let disk = Simulated::new(1);
+    let engine = Engine::open_with(config(), Arc::new(disk.clone())).unwrap();
+    let pad = Json::object(format!("{{\"x\":\"{}\"}}", "y".repeat(4000))).unwrap();
+    (0..40).for_each(|number| drop(engine.store(failure(number).snapshot(pad.clone())).unwrap()));
+    engine.close().unwrap();
+    let path = |number: u64| format!("/store/log/{number:016x}-0000.seg");
+    let first = disk.read_raw(path(1)).unwrap();
+    disk.write_raw(path(2), &first).unwrap();
+    let engine = Engine::open_with(config(), Arc::new(disk)).unwrap();
+    let found = ids(&engine);
+    let mut distinct = found.clone();
+    distinct.dedup();
+    assert_eq!(found, distinct);
+    let accounting = engine.accounting().unwrap();
+    assert!(accounting.lost > 5, "those of the second segment");
+    assert_eq!(accounting.live, found.len() as u64);
+    assert!(found.contains(&1) && found.contains(&40), "all others are there");
+}

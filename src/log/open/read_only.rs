@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::env::{Env, OpenMode};
+use crate::env::{Env, Memory, OpenMode, write_all_at};
 use crate::error::{Error, Result};
-use crate::format::{self, Frame, Loss, StoreHeader};
-use crate::log::recover::{self, Witness};
+use crate::format::{self, Frame, Loss, SegmentHeader, StoreHeader};
+use crate::log::recover::{self, Survey, Witness};
 use crate::log::segment::SegmentFile;
 use crate::log::{Active, Segments};
 
@@ -34,7 +34,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         files.retain(|number, _| *number <= note.segment);
     }
     let segments = Arc::new(Segments::new(Arc::clone(env), log_dir, config.mmap));
-    let segment = newest_readable(&**env, config, &segments, &mut files)?;
+    let segment = newest_readable(&**env, &segments, &mut files, &mut report)?;
     let newest = &segment.header.segment;
     let witness = match (segment.trailer, note) {
         (Some(trailer), _) => Witness::End(trailer.start),
@@ -64,9 +64,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     totals.lost += new_losses().map(|loss| loss.entries).sum::<u64>();
     let losses = set.losses.iter().chain(new_losses()).copied().collect();
     let drained = set.drained.iter().chain(&survey.drained).copied().collect();
-    let end = survey.kept.last().map_or(survey.cut, Frame::end);
-    let (file, summary) = (Arc::new(segment), survey.summary);
-    segments.begin(Active { file, summary, end, synced_end: end });
+    begin(&segments, segment, &survey);
     Ok(Opened {
         items: set.segments.clone(),
         store_uuid: header.uuid,
@@ -80,6 +78,13 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         drained,
         report,
     })
+}
+
+/// Shows the newest segment's records to readers.
+fn begin(segments: &Segments, segment: SegmentFile, survey: &Survey) {
+    let end = survey.kept.last().map_or(survey.cut, Frame::end);
+    let (file, summary) = (Arc::new(segment), survey.summary.clone());
+    segments.begin(Active { file, summary, end, synced_end: end });
 }
 
 /// What the store file says, or what stands in for it, which is then on the report.
@@ -97,20 +102,44 @@ fn store_header(env: &dyn Env, dir: &Path, report: &mut OpenReport) -> Result<St
     }
 }
 
-/// The newest segment that can be read; those behind it are taken off the list.
+/// The newest segment that can be read; those behind it are taken off the list. A store that
+/// lost all of them, or was never given one, reads as an empty one.
 fn newest_readable(
     env: &dyn Env,
-    config: &Config,
     segments: &Segments,
     files: &mut BTreeMap<u64, u32>,
+    report: &mut OpenReport,
 ) -> Result<SegmentFile> {
+    let mut unreadable = Vec::new();
     while let Some((newest, generation)) = files.last_key_value() {
         let path = segments.path(*newest, *generation);
         match SegmentFile::open(env, &path, OpenMode::Read, false) {
-            Err(Error::Damaged(_)) => files.pop_last(),
+            Err(Error::Damaged(damage)) => unreadable.push(*damage),
             other => return other?.into_newest(),
-        };
+        }
+        files.pop_last();
     }
-    let reason = "it has no segment that can be read".to_owned();
-    Err(Error::NotAStore { dir: config.dir.clone(), reason })
+    report.lost.append(&mut unreadable);
+    no_segment().map_err(|error| Error::io("stand in for", &segments.path(0, 0), error))?
+}
+
+/// Stands in for the newest segment where there is none: number 0, in memory, without records.
+fn no_segment() -> std::io::Result<Result<SegmentFile>> {
+    let memory = Memory::default();
+    let path = Path::new("/none");
+    let file = memory.open(path, OpenMode::CreateNew)?;
+    let header = SegmentHeader {
+        store_uuid: [0; 16],
+        segment: 0,
+        base_lsn: 1,
+        salt: 1,
+        fallback: false,
+        created_ms: 0,
+        predecessor: None,
+        generation: 0,
+        folded_lsn: 0,
+        capacity: format::SEGMENT_HEADER_LEN,
+    };
+    write_all_at(&*file, &header.encode(), 0)?;
+    Ok(SegmentFile::open(&memory, path, OpenMode::Read, false))
 }
