@@ -129,12 +129,21 @@ impl Verifier<'_> {
             let segment = if newest == Some(number) { segment.into_newest()? } else { segment };
             opened.push((number, segment));
         }
+        let next_of = |index: usize, number: u64| {
+            let (next, segment): &(u64, SegmentFile) = opened.get(index + 1)?;
+            if *next == number + 1 { segment.header.predecessor } else { None }
+        };
+        let numbers = opened.iter().map(|(number, _)| *number).enumerate();
+        let successors: Vec<_> = numbers.map(|(index, number)| next_of(index, number)).collect();
+        let opened: Vec<_> = opened
+            .into_iter()
+            .zip(&successors)
+            .map(|((number, segment), next)| (number, segment.ending_at(next.map(|next| next.end))))
+            .collect();
         let total: u64 = opened.iter().map(|(_, segment)| segment.len).sum();
         self.read_set(opened.iter().rev().map(|(_, segment)| segment))?;
-        for (index, (number, segment)) in opened.iter().enumerate() {
-            let next = opened.get(index + 1).filter(|(next, _)| *next == number + 1);
-            let predecessor = next.and_then(|(_, next)| next.header.predecessor);
-            self.segment(segment, newest == Some(*number), predecessor)?;
+        for ((number, segment), next) in opened.iter().zip(successors) {
+            self.segment(segment, newest == Some(*number), next)?;
             if let (Some(trailer), true) = (segment.trailer, newest == Some(*number)) {
                 self.newest_entries = u64::from(trailer.entries);
             }

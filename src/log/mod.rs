@@ -358,7 +358,8 @@ impl Segments {
         }
         drop(files);
         let path = self.path(old.number, old.generation);
-        let file = Arc::new(SegmentFile::open(&*self.env, &path, OpenMode::Read, self.mmap)?);
+        let file = SegmentFile::open(&*self.env, &path, OpenMode::Read, self.mmap)?;
+        let file = Arc::new(file.ending_at(old.bound));
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if files.len() >= OPEN_FILES_MAX {
             let oldest = files.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);

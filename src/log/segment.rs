@@ -94,6 +94,13 @@ impl SegmentFile {
         Ok(segment)
     }
 
+    /// As an older segment, which ends where the next one says. A footer behind another end was
+    /// never synced: recovery cut it off, and a power failure brought it back.
+    pub fn ending_at(mut self, end: Option<u64>) -> Self {
+        self.trailer = self.trailer.filter(|trailer| end.is_none_or(|end| end == trailer.start));
+        self
+    }
+
     /// As the newest segment: a footer that is not whole there was never synced and says nothing.
     pub fn into_newest(mut self) -> Result<Self> {
         if self.footer()?.is_none() {

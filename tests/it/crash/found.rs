@@ -138,3 +138,33 @@ fn a_footer_that_a_power_cut_spoiled_before_its_sync_is_no_damage() {
         check(&image, &shot.model, Crash::Power, true).unwrap();
     }
 }
+
+/// Recovery cuts the old segment without a sync, so a second power cut can bring back what stood
+/// behind the cut: a footer too, which must not lengthen the segment again.
+#[test]
+fn a_footer_behind_the_cut_says_nothing() {
+    // The footer's end must be in another sector than its rows, so several places are tried.
+    for stores in 1..6 {
+        let mut run = Run::new(&Simulated::new(1), Model::default(), 7).tapped();
+        for _ in 0..stores {
+            run.play(Op::Store).unwrap();
+        }
+        run.play(Op::Rotate).unwrap();
+        let shots = run.tap.as_ref().unwrap().take();
+        let cut = shots.iter().position(|shot| shot.act == "set length").unwrap();
+        for seed in 0..64 {
+            let first = shots[cut + 1].disk.crash_image(CrashMode::JunkSectors, seed);
+            let engine = open(&first);
+            engine.store(NewFailure::new("mail", "BEHIND")).unwrap();
+            let page = Page { limit: 1000, ..Page::default() };
+            let before = engine.find(&Filter::default(), page).unwrap();
+            engine.close().unwrap();
+            for mode in CrashMode::ALL {
+                let engine = open(&first.crash_image(mode, seed));
+                let found = engine.find(&Filter::default(), page).unwrap();
+                assert_eq!(found, before, "seed {seed}, {mode:?}");
+                assert!(engine.warnings().is_empty(), "seed {seed}, {mode:?}");
+            }
+        }
+    }
+}
