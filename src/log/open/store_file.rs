@@ -68,7 +68,8 @@ pub(super) fn find_store(env: &dyn Env, dir: &Path) -> Result<Found> {
     if let Some(header) = store_of_segments(env, dir) {
         return Ok(Found::Damaged(header));
     }
-    let ours = [format::LOCK_NAME, STORE_TEMPORARY, format::FALLBACK_DIR];
+    let [first, second] = format::CHECKPOINT_NAMES;
+    let ours = [format::LOCK_NAME, STORE_TEMPORARY, format::FALLBACK_DIR, first, second];
     match names.iter().find(|(name, _)| !ours.contains(&name.as_str())) {
         Some((name, _)) => Err(not_ours(format!("it holds {name} and no file STORE"))),
         None => Ok(Found::Nothing),
@@ -123,6 +124,17 @@ pub(super) fn create_store(
     write_all_at(&*file, &header.encode(), 0)
         .map_err(|error| Error::io("write", &temporary, error))?;
     file.sync().map_err(|error| Error::io("sync", &temporary, error))?;
+    // The slots become durable names together with the store: a slot that says *in use* must not
+    // be lost with its name.
+    for name in format::CHECKPOINT_NAMES {
+        let slot = dir.join(name);
+        match env.open(&slot, OpenMode::CreateNew) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("create", &slot, error));
+            }
+            _ => {}
+        }
+    }
     env.rename(&temporary, &path).map_err(|error| Error::io("name", &path, error))?;
     env.sync_dir(dir).map_err(|error| Error::io("sync the folder", dir, error))?;
     Ok(header)

@@ -168,3 +168,34 @@ fn a_footer_behind_the_cut_says_nothing() {
         }
     }
 }
+
+/// A process dies at any step while it opens a closed store for writing; the next one says that
+/// the store is in use in a way that a power cut cannot take back, so verify sees a torn tail.
+#[test]
+fn a_torn_write_after_a_killed_process_is_no_damage() {
+    let lives = |disk: &Simulated| {
+        let Ok(engine) = Engine::open_with(config(), Arc::new(disk.clone())) else { return };
+        drop(engine.store(NewFailure::new("mail", "FIRST")));
+        // Who has looked at the index closes with a sync.
+        drop(engine.count(&Filter::default()));
+        drop(engine);
+        let Ok(engine) = Engine::open_with(config(), Arc::new(disk.clone())) else { return };
+        drop(engine.store(NewFailure::new("mail", "SECOND")));
+    };
+    let whole = Simulated::new(3);
+    lives(&whole);
+    for step in 1..whole.operations() {
+        let disk = Simulated::new(3);
+        disk.power_off_at(Some(step));
+        lives(&disk);
+        let next = disk.restarted();
+        let engine = open(&next);
+        let written = deadletter::Durability::Written;
+        engine.store_with(NewFailure::new("mail", "THIRD"), written).unwrap();
+        for seed in 0..16 {
+            let cut = Arc::new(next.crash_image(CrashMode::JunkSectors, seed));
+            let report = deadletter::verify_with(&config(), &(cut as _), &mut |_, _| {}).unwrap();
+            assert!(report.damage.is_empty(), "step {step}: {:?}", report.damage);
+        }
+    }
+}
