@@ -69,11 +69,21 @@ pub(super) fn find_store(env: &dyn Env, dir: &Path) -> Result<Found> {
         return Ok(Found::Damaged(header));
     }
     let [first, second] = format::CHECKPOINT_NAMES;
-    let ours = [format::LOCK_NAME, STORE_TEMPORARY, format::FALLBACK_DIR, first, second];
+    let mut ours = vec![format::LOCK_NAME, STORE_TEMPORARY, format::FALLBACK_DIR, first, second];
+    if never_used(env, &dir.join(format::LOG_DIR)) {
+        ours.push(format::LOG_DIR);
+    }
     match names.iter().find(|(name, _)| !ours.contains(&name.as_str())) {
         Some((name, _)) => Err(not_ours(format!("it holds {name} and no file STORE"))),
         None => Ok(Found::Nothing),
     }
+}
+
+/// Whether a log folder never had a segment: a power failure may keep its name and take that of
+/// the store file, when neither was durable yet.
+fn never_used(env: &dyn Env, log_dir: &Path) -> bool {
+    let names = env.list(log_dir).unwrap_or_default();
+    names.iter().all(|(name, _)| matches!(FileName::parse(name), FileName::Next(_)))
 }
 
 /// The store that the segments say they belong to.

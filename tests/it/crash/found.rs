@@ -199,3 +199,25 @@ fn a_torn_write_after_a_killed_process_is_no_damage() {
         }
     }
 }
+
+/// The names of a store that was never finished may survive a power cut in any choice; the next
+/// open makes the store all the same.
+#[test]
+fn a_store_that_was_never_finished_is_made_again() {
+    let whole = Simulated::new(3);
+    drop(open(&whole));
+    for step in 0..whole.operations() {
+        let disk = Simulated::new(3);
+        disk.power_off_at(Some(step));
+        drop(Engine::open_with(config(), Arc::new(disk.clone())));
+        for fault in 0..8 {
+            let next = disk.restarted();
+            next.inject(Fault { at: fault, kind: FaultKind::EioSticky });
+            drop(Engine::open_with(config(), Arc::new(next.clone())));
+            for seed in 0..32 {
+                let engine = open(&next.crash_image(CrashMode::Subset, seed));
+                engine.store(NewFailure::new("mail", "FIRST")).unwrap();
+            }
+        }
+    }
+}
