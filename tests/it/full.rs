@@ -4,16 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use deadletter::{
-    Background, Config, CrashMode, Durability, Engine, EntryId, Error, Filter, IndexKind, Json,
-    Limits, NewFailure, Page, Prepare, Simulated, Status, spill_with,
+    Config, CrashMode, Durability, Engine, EntryId, Error, Filter, IndexKind, Json, NewFailure,
+    Page, Prepare, Simulated, Status, spill_with,
 };
 
 fn config() -> Config {
-    let mut config = Config::new("/store");
-    config.segment_bytes = 64 * 1024;
-    config.limits = Limits { request_data_max_bytes: 16 * 1024, field_max_bytes: 4 * 1024 };
-    config.background = Background::Manual;
-    config.index = IndexKind::Memory;
+    let mut config = crate::store::config();
+    config.limits.request_data_max_bytes = 16 * 1024;
     config
 }
 

@@ -6,18 +6,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use deadletter::{
-    Background, Config, Engine, EntryId, Env, Error, File, Filter, IndexKind, Limits, Lock, Mapped,
-    Memory, NameKind, NewFailure, OpenMode, Order, Page, Status, TailItem, Timestamp,
+    Config, Engine, EntryId, Env, Error, File, Filter, Lock, Mapped, Memory, NameKind, NewFailure,
+    OpenMode, Order, Page, Status, TailItem, Timestamp,
 };
 
-fn config() -> Config {
-    let mut config = Config::new("/store");
-    config.segment_bytes = 64 * 1024;
-    config.limits = Limits { request_data_max_bytes: 8 * 1024, field_max_bytes: 4 * 1024 };
-    config.background = Background::Manual;
-    config.index = IndexKind::Memory;
-    config
-}
+use crate::store::config;
 
 /// 600 entries over several segments: three domains, two types, every tenth resolved; entry `n`
 /// was created at second `n`.

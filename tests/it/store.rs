@@ -12,7 +12,7 @@ use deadletter::{
 };
 
 /// A small store on a disk in memory, without threads.
-fn config() -> Config {
+pub fn config() -> Config {
     let mut config = Config::new("/store");
     config.segment_bytes = 64 * 1024;
     config.limits = Limits { request_data_max_bytes: 8 * 1024, field_max_bytes: 4 * 1024 };
