@@ -1,5 +1,6 @@
 //! The words that everybody shares: entry, status, state, filter. No files, no clocks.
 
+mod cause;
 mod domain;
 mod flat;
 mod json;
@@ -7,6 +8,7 @@ mod new;
 mod redact;
 mod state;
 mod timestamp;
+mod transition;
 
 #[cfg(test)]
 mod tests;
@@ -18,11 +20,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+pub use cause::Cause;
 pub use domain::normalize_domain;
 pub use json::Json;
 pub use new::{Limits, NewFailure, OTHER_DOMAIN};
 pub use redact::Redaction;
 pub use timestamp::Timestamp;
+pub(crate) use transition::keep_unless_empty;
+pub use transition::{AUTO_REPLAY, Act, Completion, DUPLICATE_SKIP, ReplayType};
 
 /// An entry's id: the sequence number of the record that stored it. Unique and rising, not
 /// dense; written as decimal text.
@@ -72,7 +77,7 @@ pub struct Attempt {
     pub number: u32,
     /// When it started.
     pub at: Timestamp,
-    /// `started`, `success`, `failure` or `throttled`.
+    /// `started`, `success`, `failure`, `throttled` or `interrupted`.
     pub outcome: String,
     /// What the handler said.
     pub note: String,
@@ -136,6 +141,13 @@ pub struct State {
     pub audit: Vec<Action>,
     /// How many actions are older than those kept.
     pub audit_older: u32,
+    /// When it became resolved, rejected, expired or permanently failed; kept when it is
+    /// archived.
+    pub terminal_at: Option<Timestamp>,
+    /// Attempts that were charged before the last force redrive.
+    pub previous_total_retries: u32,
+    /// How often it was redriven past its cap.
+    pub force_redrive_count: u32,
 }
 
 /// How many attempts a state carries.
@@ -230,6 +242,12 @@ pub struct Entry {
     pub audit: Vec<Action>,
     /// How many actions are older than those kept.
     pub audit_older: u32,
+    /// When it became resolved, rejected, expired or permanently failed.
+    pub terminal_at: Option<Timestamp>,
+    /// Attempts that were charged before the last force redrive.
+    pub previous_total_retries: u32,
+    /// How often it was redriven past its cap.
+    pub force_redrive_count: u32,
 }
 
 /// Which entries are meant. An empty filter means all.
@@ -245,6 +263,12 @@ pub struct Filter {
     pub created_from: Option<Timestamp>,
     /// Only entries created at or before this time.
     pub created_to: Option<Timestamp>,
+    /// Only entries that are due at this time: nothing holds them back until a later one.
+    pub due_at: Option<Timestamp>,
+    /// Only entries that expire before this time.
+    pub expires_before: Option<Timestamp>,
+    /// Only entries whose age, see [`State::age_from`], began before this time.
+    pub aged_before: Option<Timestamp>,
 }
 
 /// The order of a listing: by sequence number, never by time.

@@ -81,6 +81,11 @@ pub enum Error {
         /// What the caller expected.
         wanted: String,
     },
+    /// The lease that was brought is not the entry's any more; nothing was changed.
+    LeaseLost {
+        /// The entry.
+        id: String,
+    },
     /// An earlier write or sync failed, so the log takes nothing more until it is reopened.
     Poisoned {
         /// The failure that did it.
@@ -200,6 +205,10 @@ impl fmt::Display for Error {
             Self::Conflict { id, status, wanted } => {
                 write!(f, "entry {id} is {status}, not {wanted}")
             }
+            Self::LeaseLost { id } => write!(
+                f,
+                "the lease on entry {id} has ended or belongs to another; its result is not taken"
+            ),
             Self::Poisoned { reason } => write!(
                 f,
                 "the log takes no more writes after an earlier failure ({reason}); \

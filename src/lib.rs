@@ -47,9 +47,9 @@ pub use engine::{
     dump, spill, spill_with, verify, verify_with,
 };
 pub use entry::{
-    ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Entry, EntryId, FailedOperation, Filter, Json,
-    Lease, Limits, NewFailure, OTHER_DOMAIN, Order, Page, Redaction, State, Status, Timestamp,
-    normalize_domain,
+    ACTIONS_KEPT, ATTEMPTS_KEPT, AUTO_REPLAY, Act, Action, Attempt, Cause, Completion,
+    DUPLICATE_SKIP, Entry, EntryId, FailedOperation, Filter, Json, Lease, Limits, NewFailure,
+    OTHER_DOMAIN, Order, Page, Redaction, ReplayType, State, Status, Timestamp, normalize_domain,
 };
 pub use env::{
     CrashMode, Disk, Env, Fault, FaultKind, File, Lie, Lock, Mapped, Memory, NameKind, OpenMode,

@@ -240,6 +240,9 @@ pub(super) fn entry_of(lsn: u64, body: EntryBody) -> Entry {
         attempts_older: 0,
         audit: Vec::new(),
         audit_older: 0,
+        terminal_at: None,
+        previous_total_retries: 0,
+        force_redrive_count: 0,
     };
     entry.set_state(state);
     entry

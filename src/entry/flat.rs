@@ -84,6 +84,9 @@ rows! {
         attempts_older: u32,
         audit: Vec<Action>,
         audit_older: u32,
+        terminal_at: Option<Timestamp>,
+        previous_total_retries: u32,
+        force_redrive_count: u32,
     }
 }
 

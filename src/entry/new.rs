@@ -268,6 +268,7 @@ impl NewFailure {
         }
         state.expires_at = state.expires_at.or(self.expires_at);
         state.not_before = state.not_before.or(self.not_before);
+        state.park_at_cap();
         state
     }
 
@@ -371,6 +372,9 @@ struct Line {
     attempts_older: Option<u32>,
     audit: Option<Vec<Action>>,
     audit_older: Option<u32>,
+    terminal_at: Option<Timestamp>,
+    previous_total_retries: Option<u32>,
+    force_redrive_count: Option<u32>,
 }
 
 impl Line {
@@ -388,6 +392,9 @@ impl Line {
             || self.attempts_older.is_some()
             || self.audit.is_some()
             || self.audit_older.is_some()
+            || self.terminal_at.is_some()
+            || self.previous_total_retries.is_some()
+            || self.force_redrive_count.is_some()
     }
 
     /// The state that the line tells of, if it tells of any.
@@ -423,6 +430,9 @@ impl Line {
             attempts,
             audit_older: forget(&mut audit, ACTIONS_KEPT, audit_older),
             audit,
+            terminal_at: self.terminal_at,
+            previous_total_retries: self.previous_total_retries.unwrap_or_default(),
+            force_redrive_count: self.force_redrive_count.unwrap_or_default(),
         }))
     }
 }

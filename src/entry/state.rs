@@ -27,7 +27,16 @@ impl State {
             attempts_older: 0,
             audit: Vec::new(),
             audit_older: 0,
+            terminal_at: None,
+            previous_total_retries: 0,
+            force_redrive_count: 0,
         }
+    }
+
+    /// As [`Entry::age_from`].
+    pub fn age_from(&self) -> Option<Timestamp> {
+        age_from(self.status, self.resolved_at, self.archived_at, self.terminal_at)
+            .map(|at| at.unwrap_or(self.updated_at))
     }
 
     /// Adds the newest attempt; of more than [`ATTEMPTS_KEPT`] the oldest are only counted.
@@ -41,6 +50,26 @@ impl State {
     pub fn push_action(&mut self, action: Action) {
         self.audit.push(action);
         self.audit_older = forget(&mut self.audit, ACTIONS_KEPT, self.audit_older);
+    }
+}
+
+/// The time that counts for a status, if that status has an age.
+#[expect(clippy::option_option, reason = "an age that is not on record is not the same as none")]
+fn age_from(
+    status: Status,
+    resolved_at: Option<Timestamp>,
+    archived_at: Option<Timestamp>,
+    terminal_at: Option<Timestamp>,
+) -> Option<Option<Timestamp>> {
+    match status {
+        Status::Resolved => Some(resolved_at.or(terminal_at)),
+        Status::Archived => Some(archived_at),
+        Status::Rejected | Status::Expired | Status::PermanentlyFailed => Some(terminal_at),
+        Status::Pending
+        | Status::Replaying
+        | Status::Reviewing
+        | Status::Replayed
+        | Status::RequiresReview => None,
     }
 }
 
@@ -74,6 +103,9 @@ impl Entry {
             attempts_older: self.attempts_older,
             audit: self.audit.clone(),
             audit_older: self.audit_older,
+            terminal_at: self.terminal_at,
+            previous_total_retries: self.previous_total_retries,
+            force_redrive_count: self.force_redrive_count,
         }
     }
 
@@ -98,9 +130,24 @@ impl Entry {
         self.attempts_older = state.attempts_older;
         self.audit = state.audit;
         self.audit_older = state.audit_older;
+        self.terminal_at = state.terminal_at;
+        self.previous_total_retries = state.previous_total_retries;
+        self.force_redrive_count = state.force_redrive_count;
     }
 
-    /// Whether the filter means this entry. Both ends of its time range are inside.
+    /// Since when the entry stands where it does, as far as its age matters: resolved since,
+    /// archived since, rejected, expired or failed since. `None` for any other status.
+    pub fn age_from(&self) -> Option<Timestamp> {
+        age_from(
+            self.operation.status,
+            self.operation.resolved_at,
+            self.archived_at,
+            self.terminal_at,
+        )
+        .map(|at| at.unwrap_or(self.operation.updated_at))
+    }
+
+    /// Whether the filter means this entry. Both ends of its range of creation are inside.
     pub fn matches(&self, filter: &Filter) -> bool {
         let operation = &self.operation;
         filter.status.is_none_or(|status| operation.status == status)
@@ -108,6 +155,13 @@ impl Entry {
             && filter.failure_type.as_ref().is_none_or(|kind| operation.failure_type == *kind)
             && filter.created_from.is_none_or(|from| operation.created_at >= from)
             && filter.created_to.is_none_or(|to| operation.created_at <= to)
+            && filter.due_at.is_none_or(|at| self.not_before.is_none_or(|due| due <= at))
+            && filter
+                .expires_before
+                .is_none_or(|before| operation.expires_at.is_some_and(|expires| expires < before))
+            && filter
+                .aged_before
+                .is_none_or(|before| self.age_from().is_some_and(|from| from < before))
     }
 }
 

@@ -75,6 +75,9 @@ fn entry() -> Entry {
         attempts_older: 2,
         audit: vec![action()],
         audit_older: 3,
+        terminal_at: Some(Timestamp(2000)),
+        previous_total_retries: 4,
+        force_redrive_count: 1,
     }
 }
 

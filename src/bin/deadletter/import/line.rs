@@ -59,6 +59,9 @@ struct Line {
     attempts_older: Option<u32>,
     audit: Option<Vec<Action>>,
     audit_older: Option<u32>,
+    terminal_at: Option<Timestamp>,
+    previous_total_retries: Option<u32>,
+    force_redrive_count: Option<u32>,
 }
 
 /// The entry of a line, or why there is none.
@@ -128,6 +131,9 @@ fn state_of(line: &Line, status: Status, form: &Form) -> State {
         attempts_older: line.attempts_older.unwrap_or(0),
         audit: line.audit.clone().unwrap_or_default(),
         audit_older: line.audit_older.unwrap_or(0),
+        terminal_at: line.terminal_at,
+        previous_total_retries: line.previous_total_retries.unwrap_or(0),
+        force_redrive_count: line.force_redrive_count.unwrap_or(0),
     }
 }
 
