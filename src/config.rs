@@ -3,6 +3,8 @@
 //! One table drives setting by name, checking and the host's own documentation. Nothing here
 //! reads a file or the environment; a host that wants that walks [`Config::SETTINGS`].
 
+mod dlq;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{Limits, Redaction};
 use crate::error::{Error, Result};
+
+pub use dlq::{DlqConfig, Priority};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;

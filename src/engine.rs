@@ -8,9 +8,11 @@
 //! checked; no thread outlives the last handle.
 
 mod change;
+mod decision;
 mod drain;
 mod dump;
 mod feed;
+mod lease;
 mod load;
 mod query;
 mod read;
@@ -29,8 +31,10 @@ use crate::error::{Damage, Error, Result};
 use crate::format::{Checkpoint, Loss, SegmentItem};
 use crate::log::{self, Commit, Draft, OpenReport, Opened, Segments, Ticket};
 
+pub use decision::{Changed, Decision, TallyRow};
 pub use drain::{Spilled, spill, spill_with};
 pub use dump::{Dump, FrameInfo, dump};
+pub use lease::Leases;
 pub use load::RebuildReport;
 pub use query::{Accounting, Bytes, Facets, Statistics};
 pub use store::{BatchError, BatchReceipt, Receipt, StoreError, Stored};

@@ -31,15 +31,18 @@ pub use transition::{AUTO_REPLAY, Act, Completion, DUPLICATE_SKIP, ReplayType};
 
 /// An entry's id: the sequence number of the record that stored it. Unique and rising, not
 /// dense; written as decimal text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(pub u64);
 
 /// Where an entry stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Status {
     /// Waits to be replayed.
+    #[default]
     Pending = 0,
     /// A replay holds a lease on it.
     Replaying = 1,
@@ -158,7 +161,7 @@ pub const ACTIONS_KEPT: usize = 16;
 /// One failed operation, with the 26 fields of the reference.
 ///
 /// `Debug` shows ids and sizes, never payloads.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedOperation {
     /// The sequence number of the record that stored it, as decimal text.
     pub id: EntryId,
@@ -218,7 +221,7 @@ pub struct FailedOperation {
 ///
 /// It serializes as one flat row, the 26 fields first. `Debug` shows ids and sizes, never
 /// payloads.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Entry {
     /// The 26 fields.
     pub operation: FailedOperation,

@@ -120,6 +120,39 @@ pub enum Error {
     ReadOnly,
 }
 
+/// The result of a call of the service.
+pub type DlqResult<T, E = DlqError> = std::result::Result<T, E>;
+
+/// Why the service refused or failed. The first three are the caller's; a server answers them
+/// with 404, 409 and 500.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DlqError {
+    /// There is no such entry.
+    NotFound {
+        /// The id asked for.
+        id: String,
+    },
+    /// The entry's state does not allow it; nothing was changed.
+    StateConflict {
+        /// The entry.
+        id: String,
+        /// The status it has.
+        status: String,
+        /// Why that is not enough, such as `its attempts are used up`.
+        reason: String,
+    },
+    /// The replay itself broke: the handler panicked. The attempt is spent.
+    Replay {
+        /// The entry.
+        id: String,
+        /// What happened.
+        reason: String,
+    },
+    /// An argument is out of its bounds, or the repository refused.
+    Engine(Error),
+}
+
 /// Damage that was found: where it is, and which records it took.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Damage {
@@ -230,6 +263,40 @@ impl fmt::Display for Error {
             }
             Self::Closed => write!(f, "the store is closed"),
             Self::ReadOnly => write!(f, "the store was opened for reading only"),
+        }
+    }
+}
+
+impl From<Error> for DlqError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotFound { id } => Self::NotFound { id },
+            Error::Conflict { id, status, wanted } => {
+                Self::StateConflict { id, status, reason: format!("it must be {wanted}") }
+            }
+            other => Self::Engine(other),
+        }
+    }
+}
+
+impl fmt::Display for DlqError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound { id } => write!(f, "there is no entry {id}"),
+            Self::StateConflict { id, status, reason } => {
+                write!(f, "entry {id} is {status}: {reason}")
+            }
+            Self::Replay { id, reason } => write!(f, "the replay of entry {id} broke: {reason}"),
+            Self::Engine(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DlqError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Engine(error) => error.source(),
+            _ => None,
         }
     }
 }

@@ -39,12 +39,18 @@ mod error;
 pub mod format;
 mod index;
 mod log;
+mod memory;
+mod replay;
+mod repository;
+mod service;
 
-pub use config::{Background, Config, Durability, IndexKind, Prepare, Recovery, Setting};
+pub use config::{
+    Background, Config, DlqConfig, Durability, IndexKind, Prepare, Priority, Recovery, Setting,
+};
 pub use engine::{
-    Accounting, BatchError, BatchReceipt, Bytes, CheckpointReport, Dump, Engine, Facets, FrameInfo,
-    RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored, Tail, TailItem, VerifyReport,
-    dump, spill, spill_with, verify, verify_with,
+    Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, Decision, Dump, Engine,
+    Facets, FrameInfo, Leases, RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored,
+    Tail, TailItem, TallyRow, VerifyReport, dump, spill, spill_with, verify, verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, AUTO_REPLAY, Act, Action, Attempt, Cause, Completion,
@@ -55,11 +61,18 @@ pub use env::{
     CrashMode, Disk, Env, Fault, FaultKind, File, Lie, Lock, Mapped, Memory, NameKind, OpenMode,
     Operation, OperationKind, Simulated, read_exact_at, write_all_at,
 };
-pub use error::{Damage, DamageKind, Error, Result};
+pub use error::{Damage, DamageKind, DlqError, DlqResult, Error, Result};
 pub use log::OpenReport;
 #[cfg(feature = "planted")]
 #[doc(hidden)]
 pub use log::planted;
+pub use memory::MemoryRepository;
+pub use replay::{Handlers, Outcome, ReplayAttempt, ReplayHandler, Verdict};
+pub use repository::{
+    CleanupStats, FailedOperationRepository, Leased, Released, Resolution, SlaThresholds,
+    TurnedOver,
+};
+pub use service::{AuditRecord, DlqEvent, DlqService};
 
 /// The examples of the readme, which must compile.
 #[cfg(doctest)]

@@ -6,8 +6,10 @@ use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
 use super::state::forget;
-use super::{ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Json, Redaction, State, Status};
-use super::{Timestamp, normalize_domain};
+use super::{
+    ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Entry, EntryId, FailedOperation, Json, Redaction,
+    State, Status, Timestamp, normalize_domain,
+};
 use crate::error::{Error, Result};
 
 /// The domain of an entry whose own is not one.
@@ -270,6 +272,43 @@ impl NewFailure {
         state.not_before = state.not_before.or(self.not_before);
         state.park_at_cap();
         state
+    }
+
+    /// The entry that a prepared failure becomes under this id and key.
+    pub(crate) fn to_entry(
+        &self,
+        id: EntryId,
+        key: String,
+        now: Timestamp,
+        max_retries: u32,
+    ) -> Entry {
+        let state = self.first_state(now, max_retries);
+        let mut entry = Entry {
+            operation: FailedOperation {
+                id,
+                domain: self.domain.clone(),
+                failure_type: self.failure_type.clone(),
+                entity_type: self.entity_type.clone(),
+                entity_id: self.entity_id.clone(),
+                entity_refs: self.entity_refs.clone(),
+                user_id: self.user_id,
+                snapshot_data: self.snapshot_data.clone(),
+                error_code: self.error_code.clone(),
+                error_message: self.error_message.clone(),
+                request_data: self.request_data.clone(),
+                response_data: self.response_data.clone(),
+                metadata: self.metadata.clone(),
+                next_action_hint: self.next_action_hint.clone(),
+                created_at: self.created_at.unwrap_or(now),
+                ..FailedOperation::default()
+            },
+            key,
+            original_domain: self.original_domain.clone(),
+            runnable: self.runnable,
+            ..Entry::default()
+        };
+        entry.set_state(state);
+        entry
     }
 
     fn check(&self) -> Result<()> {

@@ -1,0 +1,153 @@
+//! The settings of the service: what is kept how long, how often it is tried again, how fast.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How the service treats entries. A service takes a new one at any time, without reopening.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct DlqConfig {
+    /// Whether failures are stored and replayed at all. Default true. Reading works either way.
+    pub enabled: bool,
+    /// Days after which rejected, expired and permanently failed entries are archived, counted
+    /// from when they became so. Default 30, from 1 to 365.
+    pub retention_days: u32,
+    /// Attempts before an entry waits for a person; copied into each entry when it is stored.
+    /// Default 2, from 1 to 10.
+    pub max_replay_attempts: u32,
+    /// Seconds between the first two attempts; doubles with each further one. Default 60, from 1
+    /// to 3600.
+    pub retry_delay: u32,
+    /// Hours after which a pending entry expires. Default 72, from 1 to 720.
+    pub expiry_hours: u32,
+    /// Entries that background replay and expiry take at a time. Default 10, from 1 to 1000.
+    pub batch_size: u32,
+    /// Entries that are resolved, archived or purged with one sync. Default 500, from 50 to
+    /// 10,000.
+    pub resolve_batch_chunk_size: u32,
+    /// Minutes after which the lease of a replay ends. Default 30, from 5 to 1440.
+    pub stale_replaying_timeout_minutes: u32,
+    /// Seconds during which a second recovery sweep of the same service is turned away. Default
+    /// 300, from 10 to 3600.
+    pub circuit_close_inflight_ttl_seconds: u32,
+    /// Whether an entry whose request was cut is kept from its handler. Default true.
+    pub truncate_blocks_replay: bool,
+    /// How many domains are too many; only a warning. Default 1024, from 10 to 100,000.
+    pub domain_cardinality_alert_threshold: u32,
+    /// Whether a store call that does not say how returns before the entry is written. Default
+    /// false.
+    pub outbox_enabled: bool,
+    /// Failures that may wait to be written. Default 10,000, from 100 to 1,000,000.
+    pub outbox_capacity: u32,
+    /// Failures that are written with one sync. Default 50, from 1 to 10,000.
+    pub outbox_batch_size: u32,
+    /// How long the outbox waits for a batch to fill, in milliseconds; the setting
+    /// `outbox_flush_interval_seconds` is in seconds. Default 100, from 10 to 60,000.
+    pub outbox_flush_interval_ms: u64,
+    /// The share of refused failures from which an event is sent. Default 0.01, from 0 to 1.
+    pub outbox_drop_rate_threshold: f64,
+    /// How long closing waits for the outbox, in milliseconds; the setting
+    /// `outbox_join_timeout_seconds` is in seconds. Default 5000, from 100 to 60,000.
+    pub outbox_join_timeout_ms: u64,
+    /// Whether a service that is back starts a sweep. Default true.
+    pub replay_track1_enabled: bool,
+    /// Entries that such a sweep takes. Default 100, from 1 to 1000.
+    pub replay_track1_max_items: u32,
+    /// Entries of a batch whose size nobody names; also where adaptive batches start. Default
+    /// 50, from 1 to 1000.
+    pub replay_track2_max_items: u32,
+    /// Handlers that run at the same time in a batch. Default 1, from 1 to 64.
+    pub replay_jobs: u32,
+    /// Whether the size of batches follows their failures. Default false.
+    pub replay_adaptive_enabled: bool,
+    /// The smallest adaptive batch. Default 10, from 1 to 100.
+    pub replay_adaptive_min_items: u32,
+    /// The largest adaptive batch. Default 100, from 10 to 1000.
+    pub replay_adaptive_max_items: u32,
+    /// The share of failures that makes the next batch smaller. Default 0.2, from 0 to 1.
+    pub replay_adaptive_failure_threshold: f64,
+    /// Whether batches over all domains take them by their priority. Default false.
+    pub replay_priority_enabled: bool,
+    /// The priority of domains that are not `normal`.
+    pub replay_domain_priorities: BTreeMap<String, Priority>,
+    /// The cap of domains that have one of their own, from 1 to 10; copied into each entry when
+    /// it is stored.
+    pub replay_domain_max_retries: BTreeMap<String, u32>,
+    /// The failure types that a service's recovery cures, by service.
+    pub replay_service_failure_type_map: BTreeMap<String, Vec<String>>,
+    /// Hours that an entry may stay pending before it breaches its service level. Default 24,
+    /// from 1 to 720.
+    pub sla_default_hours: u32,
+    /// The same for some domains.
+    pub sla_thresholds_by_domain: BTreeMap<String, u32>,
+    /// Days after which resolved entries are archived. Default 30, from 1 to 365.
+    pub archive_older_than_days: u32,
+    /// Days after which archived entries are purged. Default 90, from 30 to 730.
+    pub purge_older_than_days: u32,
+    /// Entries between two looks at the throttle. Default 10, from 1 to 1000.
+    pub throttle_replay_batch_size: u32,
+    /// The longest that a replay waits for the throttle before it stops early, in milliseconds.
+    /// Default 100, from 10 to 10,000.
+    pub throttle_replay_interval_ms: u64,
+}
+
+/// Which domains go first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Before all others.
+    Critical,
+    /// As usual.
+    #[default]
+    Normal,
+    /// After all others.
+    Low,
+}
+
+impl Default for DlqConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            retention_days: 30,
+            max_replay_attempts: 2,
+            retry_delay: 60,
+            expiry_hours: 72,
+            batch_size: 10,
+            resolve_batch_chunk_size: 500,
+            stale_replaying_timeout_minutes: 30,
+            circuit_close_inflight_ttl_seconds: 300,
+            truncate_blocks_replay: true,
+            domain_cardinality_alert_threshold: 1024,
+            outbox_enabled: false,
+            outbox_capacity: 10_000,
+            outbox_batch_size: 50,
+            outbox_flush_interval_ms: 100,
+            outbox_drop_rate_threshold: 0.01,
+            outbox_join_timeout_ms: 5000,
+            replay_track1_enabled: true,
+            replay_track1_max_items: 100,
+            replay_track2_max_items: 50,
+            replay_jobs: 1,
+            replay_adaptive_enabled: false,
+            replay_adaptive_min_items: 10,
+            replay_adaptive_max_items: 100,
+            replay_adaptive_failure_threshold: 0.2,
+            replay_priority_enabled: false,
+            replay_domain_priorities: BTreeMap::new(),
+            replay_domain_max_retries: BTreeMap::new(),
+            replay_service_failure_type_map: BTreeMap::new(),
+            sla_default_hours: 24,
+            sla_thresholds_by_domain: BTreeMap::new(),
+            archive_older_than_days: 30,
+            purge_older_than_days: 90,
+            throttle_replay_batch_size: 10,
+            throttle_replay_interval_ms: 100,
+        }
+    }
+}
+
+impl DlqConfig {
+    /// How long a lease holds without a heartbeat.
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(u64::from(self.stale_replaying_timeout_minutes) * 60)
+    }
+}

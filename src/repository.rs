@@ -1,0 +1,514 @@
+//! The contract of a repository of failed operations.
+//!
+//! A repository brings few primitives: create, find, count, change many, a clock and a table of
+//! leases. Everything else follows from them here, the same for all: see `read` for the
+//! questions, `replay` for leases and attempts, `write` for operators and maintenance.
+
+mod read;
+mod replay;
+mod write;
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use crate::config::Durability;
+use crate::engine::{
+    Accounting, BatchError, Changed, Decision, Facets, Leases, Spilled, Statistics, StoreError,
+    Stored, TallyRow,
+};
+use crate::entry::{
+    Act, Completion, Entry, EntryId, Filter, NewFailure, Page, ReplayType, Status, Timestamp,
+};
+use crate::error::Result;
+
+pub use read::{CleanupStats, SlaThresholds};
+pub use replay::{Leased, Released, TurnedOver};
+pub use write::Resolution;
+
+/// A repository of failed operations: the contract that the service works on.
+///
+/// [`Engine`](crate::Engine) keeps them on disk, [`MemoryRepository`](crate::MemoryRepository) in
+/// memory. A host may bring its own, or a mock: it implements the methods without a body.
+///
+/// Every change of one entry is atomic, and changes of one entry happen one after the other, each
+/// on what the one before left. Order is by id, never by time. An entry at its cap is never
+/// pending.
+pub trait FailedOperationRepository: Send + Sync + Debug {
+    // The primitives.
+
+    /// Stores a failure as a new entry. When this returns `Ok`, the level that
+    /// [`Stored::durability`] names is reached.
+    ///
+    /// # Errors
+    ///
+    /// The failure is given back with the reason.
+    fn create(&self, failure: NewFailure, durability: Durability) -> Result<Stored, StoreError>;
+
+    /// Stores a batch as one atomic unit.
+    ///
+    /// # Errors
+    ///
+    /// The failures are given back with the reason; none of them is stored, unless the reason
+    /// says that this is unknown.
+    fn create_batch(
+        &self,
+        failures: Vec<NewFailure>,
+        durability: Durability,
+    ) -> Result<Vec<Stored>, BatchError>;
+
+    /// Keeps a failure beside the repository, when it takes no new entries.
+    ///
+    /// # Errors
+    ///
+    /// The failure is given back with the reason.
+    fn spill(&self, failure: NewFailure) -> Result<Spilled, StoreError>;
+
+    /// The entry with this id.
+    ///
+    /// # Errors
+    ///
+    /// When the repository cannot be read.
+    fn get_by_id(&self, id: EntryId) -> Result<Option<Entry>>;
+
+    /// The entry with this key.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn get_by_key(&self, key: &str) -> Result<Option<Entry>>;
+
+    /// The entries that match. Without a status in the filter, of all statuses.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn find(&self, filter: &Filter, page: Page) -> Result<Vec<Entry>>;
+
+    /// The ids of the entries that match; as [`find`](Self::find) without reading the entries.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn select(&self, filter: &Filter, page: Page) -> Result<Vec<EntryId>>;
+
+    /// How many entries match: as many as [`find`](Self::find) without a page would return.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn count(&self, filter: &Filter) -> Result<u64>;
+
+    /// Counts by status within a domain, and by domain within a status: a facet ignores its own
+    /// selection. Buckets of zero are absent.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn get_facet_counts(&self, status: Option<Status>, domain: Option<&str>) -> Result<Facets>;
+
+    /// The counts that an overview needs.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn get_statistics(&self) -> Result<Statistics>;
+
+    /// How many records were ever written, by cause, domain and failure type.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn tallies(&self) -> Result<Vec<TallyRow>>;
+
+    /// What became of everything that was ever offered.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn accounting(&self) -> Result<Accounting>;
+
+    /// Decides on many entries and changes them. Each is decided on as it is then, while nobody
+    /// else changes it, and is one change of its own; they share the syncs. If one decision is an
+    /// error, nothing is changed. A repeated id is decided once.
+    ///
+    /// When this returns `Ok`, all changes are durable.
+    ///
+    /// # Errors
+    ///
+    /// That of a decision, or when the repository cannot be read or written.
+    fn change_all(
+        &self,
+        ids: &[EntryId],
+        decide: &mut dyn FnMut(&Entry) -> Result<Decision>,
+    ) -> Result<Vec<Changed>>;
+
+    /// The leases of this process.
+    fn leases(&self) -> &Leases;
+
+    /// Now, by the wall clock.
+    fn now(&self) -> Timestamp;
+
+    /// Milliseconds by a clock that never goes back.
+    fn monotonic_ms(&self) -> u64;
+
+    /// Waits; a test moves its clock instead.
+    fn wait(&self, duration: Duration);
+
+    /// A random number.
+    fn random(&self) -> u64;
+
+    /// Does a little of the work that no call waits for.
+    ///
+    /// # Errors
+    ///
+    /// What the work failed with; nothing acknowledged is lost by it.
+    fn step(&self) -> Result<()>;
+
+    /// Makes everything that was stored so far durable.
+    ///
+    /// # Errors
+    ///
+    /// When that is not possible.
+    fn flush(&self) -> Result<()>;
+
+    /// Closes the repository; later calls answer [`Error::Closed`](crate::Error::Closed).
+    ///
+    /// # Errors
+    ///
+    /// When not everything could be made durable.
+    fn close(&self) -> Result<()>;
+
+    // The questions.
+
+    /// The entries in a status, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn find_by_status(
+        &self,
+        status: Status,
+        domain: Option<&str>,
+        failure_type: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Entry>> {
+        self.find(&read::filter(Some(status), domain, failure_type), read::oldest(limit))
+    }
+
+    /// The entries that wait to be replayed and are below their cap, oldest first. Those that
+    /// wait for a later time are among them.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn find_replayable(
+        &self,
+        domain: Option<&str>,
+        failure_type: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Entry>> {
+        self.find_by_status(Status::Pending, domain, failure_type, limit)
+    }
+
+    /// The pending entries of a domain, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn get_pending_by_domain(&self, domain: &str, limit: usize) -> Result<Vec<Entry>> {
+        self.find_by_status(Status::Pending, Some(domain), None, limit)
+    }
+
+    /// How many entries of a domain are pending.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn get_pending_count_by_domain(&self, domain: &str) -> Result<u64> {
+        self.count(&read::filter(Some(Status::Pending), Some(domain), None))
+    }
+
+    /// The pending entries that are older than the threshold of their domain, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn find_sla_breached(
+        &self,
+        now: Timestamp,
+        thresholds: &SlaThresholds,
+        limit: usize,
+    ) -> Result<Vec<Entry>> {
+        read::find_sla_breached(self, now, thresholds, limit)
+    }
+
+    /// The pending entries that expired before a time, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn find_expired(&self, before: Timestamp, limit: usize) -> Result<Vec<Entry>> {
+        self.find(&read::expired(before), read::oldest(limit))
+    }
+
+    /// The ids of the oldest entries that still await somebody.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn get_oldest_ids(&self, limit: usize, domain: Option<&str>) -> Result<Vec<EntryId>> {
+        read::get_oldest_ids(self, limit, domain)
+    }
+
+    /// How many entries were created between two times, both included; those that are gone since
+    /// are not among them.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn count_created_in_window(&self, from: Timestamp, to: Timestamp) -> Result<u64> {
+        let filter = Filter { created_from: Some(from), created_to: Some(to), ..Filter::default() };
+        self.count(&filter)
+    }
+
+    /// How many entries still await somebody: pending, replaying, reviewing, replayed or in
+    /// review.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn count_all(&self) -> Result<u64> {
+        read::count_active(self, None)
+    }
+
+    /// As [`count_all`](Self::count_all), of one domain.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn count_active_by_domain(&self, domain: &str) -> Result<u64> {
+        read::count_active(self, Some(domain))
+    }
+
+    /// How many entries of any status a domain has.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn count_by_domain(&self, domain: &str) -> Result<u64> {
+        self.count(&read::filter(None, Some(domain), None))
+    }
+
+    /// How many archived entries were archived before a time: as many as
+    /// [`purge_archived_before`](Self::purge_archived_before) would purge.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn count_archived_before(&self, before: Timestamp) -> Result<u64> {
+        self.count(&read::aged(Status::Archived, before))
+    }
+
+    /// What maintenance could do.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn get_cleanup_stats(&self, now: Timestamp) -> Result<CleanupStats> {
+        read::get_cleanup_stats(self, now)
+    }
+
+    // Leases and attempts.
+
+    /// Leases one entry and begins an attempt, in one change. `None` when there is no such entry,
+    /// when it is not pending, or when its attempts are used up. With `force` an entry in review
+    /// is taken too, whatever its cap, and gets a fresh budget; `act` goes on record.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn try_acquire_for_replay(
+        &self,
+        id: EntryId,
+        lease: Duration,
+        force: bool,
+        act: Option<&Act>,
+    ) -> Result<Option<(Leased, Entry)>> {
+        replay::try_acquire(self, id, lease, force, act)
+    }
+
+    /// Leases many entries, which charges nothing; those that are not pending any more, or not
+    /// due, are left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn acquire_batch(&self, ids: &[EntryId], lease: Duration) -> Result<Vec<Leased>> {
+        replay::acquire_batch(self, ids, lease)
+    }
+
+    /// Begins an attempt of a leased entry and charges it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeaseLost`](crate::Error::LeaseLost), or as [`change_all`](Self::change_all).
+    fn start(&self, leased: Leased, replay_type: ReplayType) -> Result<Entry> {
+        replay::start(self, leased, replay_type)
+    }
+
+    /// Ends an attempt.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeaseLost`](crate::Error::LeaseLost) when the lease ended, when it belongs to
+    /// another, or when an operator was faster; nothing is changed then. Or as
+    /// [`change_all`](Self::change_all).
+    fn complete_replay(&self, leased: Leased, completion: &Completion) -> Result<Entry> {
+        replay::complete(self, leased, completion)
+    }
+
+    /// Ends one attempt and begins the next one with one sync.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all); a lost lease is told for each of the two.
+    fn turn_over(
+        &self,
+        ended: Option<(Leased, &Completion)>,
+        next: Option<(Leased, ReplayType)>,
+    ) -> Result<TurnedOver> {
+        replay::turn_over(self, ended, next)
+    }
+
+    /// Gives a lease back whose attempt did not begin.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn release(&self, leased: &[Leased]) -> Result<u64> {
+        replay::release(self, leased)
+    }
+
+    /// Lets a lease end later: at the earliest this long from now. False when it has ended.
+    fn extend_lease(&self, leased: Leased, lease: Duration) -> bool {
+        let now_ms = self.monotonic_ms();
+        let until_ms = now_ms.saturating_add(replay::millis(lease));
+        self.leases().extend(leased.id, leased.token, now_ms, until_ms)
+    }
+
+    /// Releases entries whose lease has ended: past its deadline, or of a process that is gone.
+    /// With `older_than`, instead those that are leased for longer than that, even if their
+    /// lease holds.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn release_stale_replaying(&self, older_than: Option<Duration>) -> Result<Released> {
+        replay::release_stale(self, older_than)
+    }
+
+    // Operators and maintenance.
+
+    /// Sets a status as it is, from any other. Empty texts keep what was there. False when there
+    /// is no such entry.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn update_status(
+        &self,
+        id: EntryId,
+        status: Status,
+        resolution: &Resolution,
+        act: Option<&Act>,
+    ) -> Result<bool> {
+        write::update_status(self, id, status, resolution, act)
+    }
+
+    /// Sets the status of many; answers with how many there were.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn bulk_update_status(&self, ids: &[EntryId], status: Status) -> Result<u64> {
+        write::bulk_update_status(self, ids, status)
+    }
+
+    /// Resolves an entry, from any status. False when there is no such entry.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn mark_as_resolved(
+        &self,
+        id: EntryId,
+        resolution: &Resolution,
+        act: Option<&Act>,
+    ) -> Result<bool> {
+        write::update_status(self, id, Status::Resolved, resolution, act)
+    }
+
+    /// Charges an attempt that was made elsewhere. False when there is no such entry.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn increment_retry_count(&self, id: EntryId) -> Result<bool> {
+        write::increment_retry_count(self, id)
+    }
+
+    /// Deletes an entry, whatever its status. False when there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn delete(&self, id: EntryId) -> Result<bool> {
+        write::delete(self, id)
+    }
+
+    /// Expires the pending entries whose time ran out before `before`, in chunks; answers with
+    /// how many.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn expire(&self, before: Timestamp, chunk: usize, act: Option<&Act>) -> Result<u64> {
+        write::expire(self, before, chunk, act)
+    }
+
+    /// Archives the entries that stand in a final status since before `before`, in chunks;
+    /// answers with how many. Nothing happens to entries in any other status.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn archive_before(
+        &self,
+        status: Status,
+        before: Timestamp,
+        chunk: usize,
+        act: Option<&Act>,
+    ) -> Result<u64> {
+        write::archive_before(self, status, before, chunk, act)
+    }
+
+    /// Purges archived entries by id. All are checked first; ids that do not exist are not
+    /// counted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`](crate::Error::Conflict), and nothing is purged, if one of them is not
+    /// archived. Or as [`change_all`](Self::change_all).
+    fn purge_archived(&self, ids: &[EntryId]) -> Result<u64> {
+        write::purge_archived(self, ids)
+    }
+
+    /// Purges the entries that were archived before a time, in chunks; answers with how many.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn purge_archived_before(&self, before: Timestamp, chunk: usize) -> Result<u64> {
+        write::purge_archived_before(self, before, chunk)
+    }
+}

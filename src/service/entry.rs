@@ -1,0 +1,1 @@
+//! Acting on single entries: retry, force redrive, resolve, look at.

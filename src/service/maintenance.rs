@@ -1,0 +1,1 @@
+//! Letting entries age: expire, archive, purge, release.

@@ -1,0 +1,1 @@
+//! Finding entries: pending, replayable, breached, expired, pages, statistics.

@@ -1,0 +1,1 @@
+//! Running handlers: leases, attempts, batches, throttles, sweeps.

@@ -1,0 +1,1 @@
+//! Taking failures in: at once, through the outbox, into a fallback file.
