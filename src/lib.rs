@@ -72,7 +72,11 @@ pub use repository::{
     CleanupStats, FailedOperationRepository, Leased, Released, Resolution, SlaThresholds,
     TurnedOver,
 };
-pub use service::{AuditRecord, DlqEvent, DlqService};
+pub use service::{
+    AuditRecord, CleanupResult, DlqEvent, DlqService, DomainCounters, EntryPage, History,
+    ListRequest, PurgeSelection, ResolveBatchResult, ResolveError, ResolveRequest, ResolveResult,
+    ServiceStats,
+};
 
 /// The examples of the readme, which must compile.
 #[cfg(doctest)]

@@ -21,6 +21,7 @@ use crate::entry::{
 };
 use crate::error::Result;
 
+pub(crate) use read::days_before;
 pub use read::{CleanupStats, SlaThresholds};
 pub use replay::{Leased, Released, TurnedOver};
 pub use write::Resolution;

@@ -20,7 +20,10 @@ use crate::error::{DlqError, DlqResult, Error};
 use crate::replay::Handlers;
 use crate::repository::FailedOperationRepository;
 
+pub use entry::{History, ResolveBatchResult, ResolveError, ResolveRequest, ResolveResult};
 pub use event::{AuditRecord, DlqEvent};
+pub use maintenance::{CleanupResult, PurgeSelection};
+pub use query::{DomainCounters, EntryPage, ListRequest, ServiceStats};
 
 use event::Listeners;
 
