@@ -1,7 +1,7 @@
 //! The engine: the wall between bytes and policy. Opens a store, owns its threads, closes it.
 //!
 //! `store` takes failures in, `load` builds the index beside it, `query` and `read` find entries
-//! again, `change` alters their state, `drain` brings fallback files home. `verify` and `dump`
+//! again, `change` alters their state or removes them, `tally` counts why, `drain` brings fallback files home. `verify` and `dump`
 //! look at files without a lock.
 //!
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
@@ -16,6 +16,7 @@ mod query;
 mod read;
 mod store;
 mod tail;
+mod tally;
 mod upkeep;
 mod verify;
 
@@ -29,12 +30,14 @@ use crate::error::{Damage, Error, Result};
 use crate::format::{Checkpoint, Loss, SegmentItem};
 use crate::log::{self, Commit, Draft, OpenReport, Opened, Segments, Ticket};
 
+pub use change::{Changed, Decision};
 pub use drain::{Spilled, spill, spill_with};
 pub use dump::{Dump, FrameInfo, dump};
 pub use load::RebuildReport;
 pub use query::{Accounting, Bytes, Facets, Statistics};
 pub use store::{BatchError, BatchReceipt, Receipt, StoreError, Stored};
 pub use tail::{Tail, TailItem};
+pub use tally::TallyRow;
 pub use verify::{VerifyReport, verify, verify_with};
 
 use feed::Feed;
@@ -194,7 +197,7 @@ impl Engine {
         let counters = Counters::resume(&opened);
         let threads = Threads::default();
         let feed = Arc::new(Feed::new(
-            opened.totals,
+            (opened.totals, opened.tallies.clone()),
             Arc::clone(&keys),
             Arc::clone(&counters.refused),
             threads.ticker(),

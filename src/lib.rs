@@ -2,7 +2,7 @@
 //!
 //! [`Engine::open`] makes or recovers a store in a directory, [`Engine::store`] keeps one
 //! [`NewFailure`] and says how durable it is, [`Engine::find`] and [`Engine::get`] find it again,
-//! [`Engine::change`] changes its state. A store is one directory with one writing process;
+//! [`Engine::change`] changes its state, [`Engine::change_all`] changes and removes many. A store is one directory with one writing process;
 //! [`Engine::open_read_only`] looks at it beside the writer.
 //!
 //! # What is promised
@@ -42,9 +42,9 @@ mod log;
 
 pub use config::{Background, Config, Durability, IndexKind, Prepare, Recovery, Setting};
 pub use engine::{
-    Accounting, BatchError, BatchReceipt, Bytes, CheckpointReport, Dump, Engine, Facets, FrameInfo,
-    RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored, Tail, TailItem, VerifyReport,
-    dump, spill, spill_with, verify, verify_with,
+    Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, Decision, Dump, Engine,
+    Facets, FrameInfo, RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored, Tail,
+    TailItem, TallyRow, VerifyReport, dump, spill, spill_with, verify, verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, AUTO_REPLAY, Act, Action, Attempt, Cause, Completion,
