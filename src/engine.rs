@@ -1,14 +1,13 @@
 //! The engine: the wall between bytes and policy. Opens a store, owns its threads, closes it.
 //!
 //! `store` takes failures in, `load` builds the index beside it, `query` and `read` find entries
-//! again, `change` alters their state, `drain` brings fallback files home. `verify` and `dump`
+//! again, `change` alters their state or removes them, `tally` counts why, `drain` brings fallback files home. `verify` and `dump`
 //! look at files without a lock.
 //!
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
 //! checked; no thread outlives the last handle.
 
 mod change;
-mod decision;
 mod drain;
 mod dump;
 mod feed;
@@ -18,6 +17,7 @@ mod query;
 mod read;
 mod store;
 mod tail;
+mod tally;
 mod upkeep;
 mod verify;
 
@@ -31,7 +31,7 @@ use crate::error::{Damage, Error, Result};
 use crate::format::{Checkpoint, Loss, SegmentItem};
 use crate::log::{self, Commit, Draft, OpenReport, Opened, Segments, Ticket};
 
-pub use decision::{Changed, Decision, TallyRow};
+pub use change::{Changed, Decision};
 pub use drain::{Spilled, spill, spill_with};
 pub use dump::{Dump, FrameInfo, dump};
 pub use lease::Leases;
@@ -39,6 +39,7 @@ pub use load::RebuildReport;
 pub use query::{Accounting, Bytes, Facets, Statistics};
 pub use store::{BatchError, BatchReceipt, Receipt, StoreError, Stored};
 pub use tail::{Tail, TailItem};
+pub use tally::TallyRow;
 pub use verify::{VerifyReport, verify, verify_with};
 
 use feed::Feed;
@@ -87,6 +88,8 @@ struct Inner {
     /// Guards the entries that somebody changes right now.
     changing: Mutex<HashSet<u64>>,
     changed: Condvar,
+    /// Who may complete a replay, and until when.
+    leases: Leases,
     /// Guards the fallback files that are known to be home.
     drained: Mutex<HashSet<[u8; 16]>>,
     /// Guards what is written to the checkpoint slots.
@@ -198,7 +201,7 @@ impl Engine {
         let counters = Counters::resume(&opened);
         let threads = Threads::default();
         let feed = Arc::new(Feed::new(
-            opened.totals,
+            (opened.totals, opened.tallies.clone()),
             Arc::clone(&keys),
             Arc::clone(&counters.refused),
             threads.ticker(),
@@ -208,6 +211,7 @@ impl Engine {
             .writer
             .map(|writer| Arc::new(Commit::new(writer, opened.next_lsn, &config, observer)));
         let slot = Slot::resume(&opened.report, opened.checkpoint.as_ref());
+        let leases = Leases::new(env.random());
         let inner = Arc::new(Inner {
             env,
             config,
@@ -222,6 +226,7 @@ impl Engine {
             damage: Mutex::new(opened.report.lost.clone()),
             changing: Mutex::default(),
             changed: Condvar::new(),
+            leases,
             drained: Mutex::new(opened.drained.into_iter().collect()),
             slot: Mutex::new(slot),
             items: opened.items,
@@ -231,6 +236,26 @@ impl Engine {
             in_use: AtomicBool::new(false),
         });
         Self { _owner: Arc::new(Owner { inner: Arc::clone(&inner) }), inner }
+    }
+
+    /// The leases that handlers of this process hold.
+    pub fn leases(&self) -> &Leases {
+        &self.inner.leases
+    }
+
+    /// The clock and the disk of this store.
+    pub(crate) fn env(&self) -> &dyn Env {
+        &*self.inner.env
+    }
+
+    /// Makes everything that was stored so far durable.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`] after a failed write, [`Error::Io`], [`Error::ReadOnly`].
+    pub fn flush(&self) -> Result<()> {
+        self.inner.check_open()?;
+        self.inner.commit()?.sync_all()
     }
 
     /// What opening found and did.

@@ -81,6 +81,14 @@ pub trait Env: Send + Sync + Debug {
     fn monotonic_ms(&self) -> u64;
     /// Fills the buffer with random bytes.
     fn fill_random(&self, buffer: &mut [u8]) -> io::Result<()>;
+    /// A random number; without randomness, one that the clocks make.
+    fn random(&self) -> u64 {
+        let mut bytes = [0; 8];
+        match self.fill_random(&mut bytes) {
+            Ok(()) => u64::from_le_bytes(bytes),
+            Err(_) => self.monotonic_ms() ^ self.wall_ms().rotate_left(32),
+        }
+    }
     /// Waits. In a test the clock moves instead.
     fn sleep(&self, duration: Duration);
     /// The process that would be named as the owner of a lock.

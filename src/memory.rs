@@ -68,7 +68,7 @@ impl MemoryRepository {
     /// An empty repository with limits, redaction, cap and clock of the caller's; of the
     /// environment only clock and randomness are used.
     pub fn with(config: Config, env: Arc<dyn Env>) -> Self {
-        let leases = Leases::new(random(&*env));
+        let leases = Leases::new(env.random());
         let (turn, table) = (Mutex::default(), Mutex::default());
         Self { shared: Arc::new(Shared { config, env, leases, turn, table }) }
     }
@@ -302,6 +302,7 @@ impl FailedOperationRepository for MemoryRepository {
                 }
                 Decision::Remove(cause) => {
                     table.remove(&entry, cause);
+                    entry.drop_payloads();
                     Changed::Removed(Box::new(entry))
                 }
             };
@@ -328,7 +329,7 @@ impl FailedOperationRepository for MemoryRepository {
     }
 
     fn random(&self) -> u64 {
-        random(&*self.shared.env)
+        self.shared.env.random()
     }
 
     fn step(&self) -> Result<()> {
@@ -343,14 +344,5 @@ impl FailedOperationRepository for MemoryRepository {
         let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.closed = true;
         Ok(())
-    }
-}
-
-/// A random number; of an environment without randomness the clock's.
-fn random(env: &dyn Env) -> u64 {
-    let mut bytes = [0; 8];
-    match env.fill_random(&mut bytes) {
-        Ok(()) => u64::from_le_bytes(bytes),
-        Err(_) => env.monotonic_ms() ^ env.wall_ms().rotate_left(32),
     }
 }

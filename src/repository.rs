@@ -4,6 +4,7 @@
 //! leases. Everything else follows from them here, the same for all: see `read` for the
 //! questions, `replay` for leases and attempts, `write` for operators and maintenance.
 
+mod of_engine;
 mod read;
 mod replay;
 mod write;

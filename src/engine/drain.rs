@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::store::{Item, StoreError};
-use super::{Inner, lock};
+use super::{Engine, Inner, lock};
 use crate::config::{Config, Durability};
 use crate::entry::NewFailure;
 use crate::env::{Disk, Env};
@@ -53,6 +53,22 @@ pub fn spill_with(
     let mut failure = failure;
     let spilled = write_spill(config, env, &mut failure);
     spilled.map_err(|source| StoreError { failure: Box::new(failure), source })
+}
+
+impl Engine {
+    /// Keeps a failure in a fallback file, for when the log takes no new entries. When this
+    /// returns `Ok`, the failure is synced; this store brings it home by itself once it is opened
+    /// anew, or while it is well. It counts as offered and spilled, apart from a store call before.
+    ///
+    /// # Errors
+    ///
+    /// The failure is given back, with [`Error::Io`](crate::Error::Io) and what is wrong with it.
+    pub fn spill_beside(&self, failure: NewFailure) -> Result<Spilled, StoreError> {
+        let spilled = spill_with(&self.inner.config, &self.inner.env, failure)?;
+        self.inner.counters.offered.fetch_add(1, Ordering::Relaxed);
+        self.inner.counters.spilled.fetch_add(1, Ordering::Relaxed);
+        Ok(spilled)
+    }
 }
 
 fn write_spill(config: &Config, env: &Arc<dyn Env>, failure: &mut NewFailure) -> Result<Spilled> {
@@ -115,8 +131,8 @@ impl Inner {
             return Ok(0);
         }
         let frames = frames.iter().filter(|frame| frame.header.kind == Kind::Entry);
-        let bodies: Vec<_> = frames.map(|frame| format::decode_body(&frame.body)).collect();
-        // A body of a later version cannot come home; what it says must stay somewhere.
+        let bodies: Vec<_> = frames.map(|frame| format::decode_body(frame)).collect();
+        // A body that cannot be read cannot come home; what it says must stay somewhere.
         if !sound || bodies.iter().any(Result::is_err) {
             self.keep_damaged(file)?;
         }

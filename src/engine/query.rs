@@ -150,6 +150,17 @@ impl Engine {
         }
     }
 
+    /// The ids of the entries that match; as [`Engine::find`] without reading them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::get`].
+    pub fn select(&self, filter: &Filter, page: Page) -> Result<Vec<EntryId>> {
+        let catalog = self.inner.open_catalog()?;
+        let ids = catalog.select(&Live(&self.inner), filter, page)?;
+        Ok(ids.into_iter().map(EntryId).collect())
+    }
+
     /// How many entries match.
     ///
     /// # Errors

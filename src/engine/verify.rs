@@ -252,7 +252,7 @@ impl Verifier<'_> {
                 if let Item::Frame(frame) = item
                     && frame.header.kind == Kind::SegmentSet
                 {
-                    self.set = format::decode_body(&frame.body).ok();
+                    self.set = format::decode_body(&frame).ok();
                 }
                 Ok(false)
             })?;

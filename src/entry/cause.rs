@@ -130,6 +130,14 @@ impl Cause {
         Self::ALL.get(usize::from(number)).copied()
     }
 
+    /// Whether an attempt began.
+    pub const fn starts(self) -> bool {
+        matches!(
+            self,
+            Self::StartedSingle | Self::StartedBatch | Self::StartedConditional | Self::Redriven
+        )
+    }
+
     /// Whether the entry is gone from then on.
     pub const fn removes(self) -> bool {
         matches!(self, Self::Purged | Self::Deleted | Self::Evicted)

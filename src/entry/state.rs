@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use super::{ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Entry, FailedOperation, Filter, State};
-use super::{Status, Timestamp};
+use super::{
+    ACTIONS_KEPT, ATTEMPTS_KEPT, Action, Attempt, Entry, FailedOperation, Filter, Json, State,
+    Status, Timestamp,
+};
 
 impl State {
     /// The state of a new entry: pending since this time, due at once, never expiring.
@@ -145,6 +147,16 @@ impl Entry {
             self.terminal_at,
         )
         .map(|at| at.unwrap_or(self.operation.updated_at))
+    }
+
+    /// Leaves out the five JSON fields, which may be large.
+    pub(crate) fn drop_payloads(&mut self) {
+        let operation = &mut self.operation;
+        operation.entity_refs = Json::default();
+        operation.snapshot_data = Json::default();
+        operation.request_data = Json::default();
+        operation.response_data = Json::default();
+        operation.metadata = Json::default();
     }
 
     /// Whether the filter means this entry. Both ends of its range of creation are inside.

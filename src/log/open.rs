@@ -24,17 +24,17 @@ use crate::env::{Env, Lock, NameKind, OpenMode, read_exact_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
     self, Checkpoint, FileName, Frame, Loss, Predecessor, SegmentItem, SegmentSet, StoreHeader,
-    Totals,
+    Summary, Totals,
 };
 
 use super::prepare::Preparer;
 use super::recover::{self, Survey, Witness};
 use super::segment::SegmentFile;
-use super::writer::{Birth, Pending, Writer};
-use super::{Active, Draft, Segments};
+use super::writer::{Birth, Born, Pending, Writer};
+use super::{Active, Draft, Segments, Tallies};
 
 pub(crate) use checkpoint::{read_checkpoint, write_checkpoint};
-pub(crate) use missing::{file_damage, last_item, loss, missing_damage};
+pub(crate) use missing::{file_damage, last_item, loss, missing_damage, removed_since};
 pub(crate) use owner::await_owner;
 pub(crate) use read_only::open_read_only;
 pub(crate) use store_file::{check_store, store_file_damaged, store_uuid};
@@ -85,6 +85,8 @@ pub(crate) struct Opened {
     pub next_lsn: u64,
     pub checkpoint: Option<Checkpoint>,
     pub totals: Totals,
+    /// How many records of each cause were written, and to what.
+    pub tallies: Tallies,
     /// The older segments, as the log lists them.
     pub items: Vec<SegmentItem>,
     /// All losses that are on record or were just found.
@@ -208,7 +210,7 @@ impl Opening<'_> {
             segment.trailer.map_or(Witness::Checkpoint(self.checkpoint.as_ref()), |trailer| {
                 Witness::End(trailer.start)
             });
-        let survey = recover::survey(&segment, witness)?;
+        let mut survey = recover::survey(&segment, witness)?;
         let sealed = segment.trailer.is_some();
         let clean =
             !sealed && segment.header_intact && survey.is_clean(self.checkpoint.as_ref(), *newest);
@@ -217,9 +219,14 @@ impl Opening<'_> {
         self.report.of_survey(&survey, clean);
         let set = match survey.set.clone() {
             Some(set) => set,
-            None => self.rebuild_set(files, *newest),
+            None => {
+                let set = self.rebuild_set(files, *newest);
+                survey.count_from(&set.tallies);
+                set
+            }
         };
-        let missing = adopt_old(self.env, &self.segments, files, &set, &segment, &mut self.report);
+        let newest = (&segment, &survey.summary);
+        let missing = adopt_old(self.env, &self.segments, files, &set, newest, &mut self.report);
         if clean && missing.is_empty() {
             return Ok(self.go_on(segment, survey, set));
         }
@@ -323,12 +330,16 @@ impl Opening<'_> {
             set = self.read_set(*number, *generation)?;
             Some(*number)
         });
+        let mut tallies = Tallies::of_list(&set.tallies);
         for item in &set.segments {
             self.segments.add_old(item.segment, item.generation, None, Some(*item));
         }
         for (number, generation) in files.range(first.unwrap_or(0)..newest) {
             self.segments.add_old(*number, *generation, None, None);
             let Ok(summary) = self.segments.summary(*number) else { continue };
+            if let Err(error) = self.count_records(*number, &mut tallies) {
+                tracing::warn!(%error, number, "the records of a segment cannot be counted");
+            }
             let holes =
                 self.segments.old(*number).map_or_else(Vec::new, |old| old.scanned_damage());
             let lost: u64 = holes.iter().filter_map(|damage| damage.entries).sum();
@@ -343,7 +354,15 @@ impl Opening<'_> {
             });
             set.totals.captured += summary.entries.len() as u64 + lost;
         }
+        set.tallies = tallies.list();
         set
+    }
+
+    /// Reads an old segment's records for their causes, which no footer names.
+    fn count_records(&self, number: u64, tallies: &mut Tallies) -> Result<()> {
+        let Some(old) = self.segments.old(number) else { return Ok(()) };
+        let (file, end) = self.segments.open(&old)?;
+        recover::count_records(&file, end, tallies)
     }
 
     /// The set at the head of an older segment.
@@ -352,7 +371,7 @@ impl Opening<'_> {
         let segment = SegmentFile::open(&**self.env, &path, OpenMode::Read, false).ok()?;
         let frame = segment.read_frame(format::SEGMENT_HEADER_LEN, segment.len).ok()?;
         let is_set = frame.header.kind == format::Kind::SegmentSet;
-        is_set.then(|| format::decode_body(&frame.body).ok()).flatten()
+        is_set.then(|| format::decode_body(&frame).ok()).flatten()
     }
 
     /// Continues the newest segment after a clean close.
@@ -361,7 +380,10 @@ impl Opening<'_> {
         let last_lsn = survey.last_lsn.unwrap_or(0);
         let segment = Arc::new(segment);
         let file = Arc::clone(&segment);
-        self.segments.begin(Active { file, summary: survey.summary, end, synced_end: end });
+        let mut tallies = survey.tallies;
+        tallies.balance(set.totals.captured + survey.summary.entries.len() as u64);
+        let summary = survey.summary;
+        self.segments.begin(Active { file, summary, tallies, end, synced_end: end });
         let tail = Tail {
             segment,
             end,
@@ -399,6 +421,7 @@ impl Opening<'_> {
         set.losses.extend(found);
         set.losses.extend(missing);
         set.drained.extend(&survey.drained);
+        set.tallies = survey.cut_tallies.list();
         self.lose_last(&mut set, number, cut_lsn);
         let next_number = set.segments.last().map_or(number, |item| item.segment) + 1;
         self.report.carried_records = survey.kept.len() as u64;
@@ -454,10 +477,14 @@ impl Opening<'_> {
         self,
         number: u64,
         predecessor: Option<Predecessor>,
-        set: SegmentSet,
+        mut set: SegmentSet,
         carried: Vec<Pending>,
         next_lsn: u64,
     ) -> Result<Opened> {
+        let mut tallies = Tallies::of_list(&set.tallies);
+        tallies.balance(set.totals.captured);
+        set.totals = tallies.removed(set.totals);
+        set.tallies = tallies.list();
         let log_dir = self.config.dir.join(format::LOG_DIR);
         // The process that named the segments before may have died before their names were
         // durable; a power cut could then keep the new name without the old ones.
@@ -481,7 +508,8 @@ impl Opening<'_> {
             last_lsn: born.last_lsn,
         };
         let (end, synced_end) = (born.end, born.end);
-        let active = Active { file: born.file, summary: born.summary, end, synced_end };
+        let Born { file, summary, tallies, .. } = born;
+        let active = Active { file, summary, tallies, end, synced_end };
         self.segments.begin(active);
         Ok(self.finish(tail, set, Vec::new(), Vec::new(), next_lsn))
     }
@@ -527,6 +555,7 @@ impl Opening<'_> {
             segments: self.segments,
             preparer: Some(preparer),
             totals: writer.totals(),
+            tallies: writer.segments.with_active(|active| active.tallies.clone()),
             writer: Some(Box::new(writer)),
             next_lsn,
             checkpoint: self.checkpoint,
@@ -551,6 +580,7 @@ fn carry(frame: Frame, store_uuid: [u8; 16]) -> Result<Pending> {
     let note = recover::note_of(&frame, store_uuid)?;
     let draft = Draft {
         kind: frame.header.kind,
+        body_version: frame.header.body_version,
         body_crc: frame.header.body_crc,
         body: frame.body,
         time_ms: frame.header.time_ms,
@@ -560,16 +590,18 @@ fn carry(frame: Frame, store_uuid: [u8; 16]) -> Result<Pending> {
     Ok(Pending { lsn: frame.header.lsn, draft, flags: frame.header.flags })
 }
 
-/// Lists the older segments for readers; returns those that should be there and are not.
+/// Lists the older segments for readers; returns those that should be there and are not. The
+/// newest segment comes with its rows.
 fn adopt_old(
     env: &Arc<dyn Env>,
     segments: &Segments,
     files: &BTreeMap<u64, u32>,
     set: &SegmentSet,
-    newest: &SegmentFile,
+    (newest, rows): (&SegmentFile, &Summary),
     report: &mut OpenReport,
 ) -> Vec<Loss> {
     let mut missing = Vec::new();
+    let reported = report.lost.len();
     for (index, item) in set.segments.iter().enumerate() {
         if !files.contains_key(&item.segment) {
             let damage = missing_damage(item);
@@ -597,6 +629,11 @@ fn adopt_old(
             None => bound_of(&newest.header, item.segment),
         };
         segments.add_old(item.segment, item.generation, bound, Some(*item));
+    }
+    for (loss, damage) in missing.iter_mut().zip(report.lost.iter_mut().skip(reported)) {
+        let removed = removed_since(segments, set, rows, loss);
+        loss.entries = loss.entries.saturating_sub(removed);
+        damage.entries = damage.entries.map(|entries| entries.saturating_sub(removed));
     }
     missing
 }

@@ -14,7 +14,7 @@ use crate::entry::{
 use crate::error::{Error, Result};
 
 /// How many leases are released in one go.
-const RELEASE_CHUNK: usize = 1000;
+const RELEASE_CHUNK: usize = super::write::CHANGES_AT_ONCE;
 
 /// The right to complete one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -8,6 +8,9 @@ use crate::entry::{
 };
 use crate::error::{Error, Result};
 
+/// Entries that one change returns with their payloads, of which each may have some MiB.
+pub(crate) const CHANGES_AT_ONCE: usize = 64;
+
 /// How an entry came to an end. Empty texts keep what is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -189,17 +192,19 @@ fn sweep<R: FailedOperationRepository + ?Sized>(
         let ids = repository.select(filter, page)?;
         let Some(last) = ids.last() else { return Ok(total) };
         after = Some(*last);
-        let changed = repository.change_all(&ids, &mut |entry| {
-            if !entry.matches(filter) {
-                return Ok(Decision::Keep);
-            }
-            let mut state = entry.state();
-            Ok(match change(&mut state) {
-                Some(cause) => Decision::Change(Box::new(state), cause),
-                None => Decision::Remove(Cause::Purged),
-            })
-        })?;
-        total += count(&changed);
+        for ids in ids.chunks(CHANGES_AT_ONCE) {
+            let changed = repository.change_all(ids, &mut |entry| {
+                if !entry.matches(filter) {
+                    return Ok(Decision::Keep);
+                }
+                let mut state = entry.state();
+                Ok(match change(&mut state) {
+                    Some(cause) => Decision::Change(Box::new(state), cause),
+                    None => Decision::Remove(Cause::Purged),
+                })
+            })?;
+            total += count(&changed);
+        }
     }
 }
 

@@ -640,6 +640,6 @@ fn an_unknown_kind_below_128_is_refused() {
         bytes[16] = number;
         let crc = sealed(bytes.clone(), 1 ^ 512).split_off(RECORD_HEADER_LEN - 4);
         let result = RecordHeader::decode(&[crc, bytes].concat(), 1, 4096);
-        assert_eq!(result, Err(FormatError::Field("record kind")), "{number}");
+        assert_eq!(result, Err(FormatError::Kind(number)), "{number}");
     }
 }

@@ -249,7 +249,7 @@ fn a_second_reader_reads_the_bodies_of_version_1() {
         let (_, frames, end) = frames(&fs::read(&path).unwrap());
         assert!(end > SEGMENT_HEADER_LEN);
         for frame in frames {
-            check_body(frame.header.kind, &frame.body);
+            check_body(frame.header.kind, frame.header.body_version, &frame.body);
             *seen.entry(frame.header.kind.as_str()).or_insert(0_u64) += 1;
         }
     }

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadletter::{
-    Act, AuditRecord, Cause, Completion, DlqConfig, DlqError, DlqService, Durability, Entry,
-    EntryId, Env, Error, FailedOperationRepository, Filter, ListRequest, Memory, MemoryRepository,
-    NewFailure, Order, PurgeSelection, ReplayType, ResolveRequest, Status, Timestamp,
+    Act, AuditRecord, Cause, Completion, DlqConfig, DlqError, DlqService, Durability, Engine,
+    Entry, EntryId, Env, Error, FailedOperationRepository, Filter, ListRequest, Memory,
+    MemoryRepository, NewFailure, Order, PurgeSelection, ReplayType, ResolveRequest, Status,
+    Timestamp,
 };
 
 use crate::store::config;
@@ -70,8 +71,10 @@ fn over_all_with(settings: &DlqConfig, test: impl Fn(&Fixture)) {
 
 type Open = fn(&Memory) -> Arc<dyn FailedOperationRepository>;
 
-const REPOSITORIES: &[(&str, Open)] =
-    &[("memory", |clock| Arc::new(MemoryRepository::with(config(), Arc::new(clock.clone()))))];
+const REPOSITORIES: &[(&str, Open)] = &[
+    ("memory", |clock| Arc::new(MemoryRepository::with(config(), Arc::new(clock.clone())))),
+    ("engine", |clock| Arc::new(Engine::open_with(config(), Arc::new(clock.clone())).unwrap())),
+];
 
 fn ids(entries: &[Entry]) -> Vec<EntryId> {
     entries.iter().map(|entry| entry.operation.id).collect()
