@@ -11,8 +11,8 @@ use jiff::tz::TimeZone;
 
 use crate::failure::Refusal;
 use crate::{
-    checkpoint, completions, dump, export, facets, import, list, put, rebuild_index, run, show,
-    stats, verify,
+    archive, checkpoint, cleanup, completions, dump, expire, export, facets, import, list, purge,
+    put, rebuild_index, resolve, run, show, sla, stats, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -75,6 +75,12 @@ pub enum Command {
     Show(show::ShowArgs),
     Stats(stats::StatsArgs),
     Facets(facets::FacetsArgs),
+    Sla(sla::SlaArgs),
+    Resolve(resolve::ResolveArgs),
+    Expire(expire::ExpireArgs),
+    Archive(archive::ArchiveArgs),
+    Purge(purge::PurgeArgs),
+    Cleanup(cleanup::CleanupArgs),
     Verify(verify::VerifyArgs),
     Dump(dump::DumpArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use deadletter::{Error, StoreError};
+use deadletter::{DlqError, Error, StoreError};
 
 /// The exit codes that scripts depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,8 @@ use deadletter::{Error, StoreError};
 pub enum Exit {
     /// Done.
     Done = 0,
+    /// The operation ran and failed.
+    Failed = 1,
     /// Usage or bad input.
     Usage = 2,
     /// There is no such entry.
@@ -28,6 +30,8 @@ pub enum Exit {
     Bug = 70,
     /// The system refused an act on a file.
     Io = 74,
+    /// A replay stopped early.
+    Throttled = 75,
 }
 
 /// A refusal of the command line itself, with its exit code and what to do about it.
@@ -90,6 +94,12 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             return refusal.exit;
         }
+        match cause.downcast_ref::<DlqError>() {
+            Some(DlqError::NotFound { .. }) => return Exit::NotFound,
+            Some(DlqError::StateConflict { .. }) => return Exit::Conflict,
+            Some(DlqError::Replay { .. }) => return Exit::Failed,
+            _ => {}
+        }
         if let Some(error) = engine_error(cause) {
             return exit_of_engine(error);
         }
@@ -108,7 +118,7 @@ pub fn exit_of_engine(error: &Error) -> Exit {
         | Error::Invalid { .. }
         | Error::TooLarge { .. } => Exit::Usage,
         Error::NotFound { .. } => Exit::NotFound,
-        Error::Conflict { .. } => Exit::Conflict,
+        Error::Conflict { .. } | Error::LeaseLost { .. } => Exit::Conflict,
         Error::Damaged(_) => Exit::Damage,
         Error::Locked { .. } => Exit::Locked,
         Error::Closed | Error::ReadOnly => Exit::Bug,
@@ -121,6 +131,9 @@ pub fn hint_of(error: &anyhow::Error, command: &str) -> Option<String> {
     error.chain().find_map(|cause| {
         if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             return refusal.hint.clone();
+        }
+        if let Some(DlqError::NotFound { .. }) = cause.downcast_ref::<DlqError>() {
+            return Some(format!("see the newest entries with: {command} list"));
         }
         match engine_error(cause)? {
             Error::Locked { .. } => Some(
@@ -142,4 +155,8 @@ fn engine_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a 
     cause
         .downcast_ref::<Error>()
         .or_else(|| cause.downcast_ref::<StoreError>().map(|error| &error.source))
+        .or_else(|| match cause.downcast_ref::<DlqError>() {
+            Some(DlqError::Engine(error)) => Some(error),
+            _ => None,
+        })
 }

@@ -100,7 +100,14 @@ fn print(context: &Context, listing: &Listing) -> Result<()> {
         }
         return Ok(());
     }
-    let rows = listing.results.iter().map(|entry| {
+    print_rows(context, &listing.results)?;
+    note_page(context, listing);
+    Ok(())
+}
+
+/// A table of entries, one a row.
+pub fn print_rows(context: &Context, entries: &[Entry]) -> Result<()> {
+    let rows = entries.iter().map(|entry| {
         let operation = &entry.operation;
         vec![
             operation.id.to_string(),
@@ -113,9 +120,7 @@ fn print(context: &Context, listing: &Listing) -> Result<()> {
         ]
     });
     let header = ["ID", "CREATED", "STATUS", "DOMAIN", "TYPE", "ATTEMPTS", "ERROR"];
-    context.output.table(&header, rows)?;
-    note_page(context, listing);
-    Ok(())
+    context.output.table(&header, rows)
 }
 
 fn note_page(context: &Context, listing: &Listing) {

@@ -6,25 +6,34 @@
     reason = "a program has files and a clock of its own, and its arguments' comments are its help"
 )]
 
+mod archive;
 mod args;
 mod bytes;
 mod capture;
 mod checkpoint;
+mod cleanup;
 mod completions;
 mod dump;
+mod expire;
 mod export;
 mod facets;
 mod failure;
+mod handler;
 mod import;
 mod list;
 mod man;
 mod output;
+mod purge;
 mod put;
 mod rebuild_index;
+mod resolve;
 mod run;
+mod service;
 mod settings;
 mod show;
+mod sla;
 mod stats;
+mod tee;
 mod verify;
 
 use std::io::Write as _;
@@ -82,6 +91,12 @@ fn dispatch(cli: &Cli) -> Result<u8> {
                 Command::Show(args) => show::show(&context, args),
                 Command::Stats(_) => stats::stats(&context),
                 Command::Facets(args) => facets::facets(&context, args),
+                Command::Sla(_) => sla::sla(&context),
+                Command::Resolve(args) => resolve::resolve(&context, args),
+                Command::Expire(_) => expire::expire(&context),
+                Command::Archive(args) => archive::archive(&context, args),
+                Command::Purge(args) => purge::purge(&context, args),
+                Command::Cleanup(args) => cleanup::cleanup(&context, args),
                 Command::Verify(_) => verify::verify(&context),
                 Command::Dump(args) => dump::dump(&context, args),
                 Command::RebuildIndex(_) => rebuild_index::rebuild_index(&context),

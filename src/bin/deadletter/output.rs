@@ -85,6 +85,14 @@ impl Output {
         self.table(&[], rows)
     }
 
+    /// Writes how many entries a verb concerned.
+    pub fn count(&self, what: &str, count: u64, dry_run: bool) -> Result<()> {
+        if self.json {
+            return self.json(&serde_json::json!({ "count": count, "dry_run": dry_run }));
+        }
+        self.line(&format!("{count} {what}"))
+    }
+
     /// A note on stderr that `--quiet` silences.
     pub fn note(&self, text: &str) {
         if !self.quiet {

@@ -6,8 +6,7 @@
 
 mod child;
 mod signals;
-mod stderr;
-mod stdin;
+pub mod stdin;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -229,7 +228,7 @@ fn metadata(args: &RunArgs, stdin: &Kept) -> Value {
     Value::Object(fields)
 }
 
-fn last_line(stderr: &[u8]) -> String {
+pub fn last_line(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     line.chars().take(MESSAGE_CHARS_MAX).collect()

@@ -27,7 +27,6 @@ pub struct Context {
     /// Whether the directory was named on the command line, so that hints must repeat it.
     pub dir_given: bool,
     /// Who acts, for the audit.
-    #[expect(dead_code, reason = "the verbs that change entries come next and take it")]
     pub actor: String,
     /// The settings that the user chose, by name; what a verb prefers gives way to them.
     given: BTreeSet<String>,

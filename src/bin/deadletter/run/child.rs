@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::signals::Signals;
-use super::stderr::Tee;
 use super::stdin::{Kept, Source};
+use crate::tee::Tee;
 
 /// The names of the signals from 1, without their common beginning.
 const SIGNAL_NAMES: [&str; 31] = [
@@ -80,7 +80,7 @@ pub fn run(
     let pid = Pid::from_child(&child);
     signals.forward_to(pid);
     source.pump_to(child.stdin.take());
-    let tee = child.stderr.take().map(Tee::start).transpose()?;
+    let tee = child.stderr.take().map(|pipe| Tee::start(pipe, false)).transpose()?;
     let status = wait(&mut child, pid, &signals)?;
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let stderr = tee.map_or_else(Vec::new, Tee::finish);

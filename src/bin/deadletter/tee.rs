@@ -1,8 +1,8 @@
-//! Passes the command's stderr through at once and keeps its end.
+//! Passes what a command says through to our stderr at once and keeps its end.
 
 use std::collections::VecDeque;
-use std::io::Read as _;
-use std::process::ChildStderr;
+use std::io::Read;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::stdin::{GRACE, Readable, wait_readable};
 use crate::output;
+use crate::run::stdin::{GRACE, Readable, wait_readable};
 
 /// How much of the end is kept.
 const KEPT_BYTES_MAX: usize = 64 << 10;
@@ -19,20 +19,20 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 /// has ended.
 const AFTER_END_MAX: Duration = Duration::from_secs(1);
 
-/// A thread between the command's stderr and ours.
+/// A thread between an output of the command and our stderr.
 pub struct Tee {
     ended: Arc<AtomicBool>,
     thread: JoinHandle<Vec<u8>>,
 }
 
 impl Tee {
-    /// Starts to pass through.
-    pub fn start(pipe: ChildStderr) -> Result<Self> {
+    /// Starts to read, and to pass through unless it is to be quiet.
+    pub fn start(pipe: impl Read + AsFd + Send + 'static, quiet: bool) -> Result<Self> {
         let ended = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&ended);
         let thread = std::thread::Builder::new()
-            .name("stderr".into())
-            .spawn(move || pass(pipe, &seen))
+            .name("output".into())
+            .spawn(move || pass(pipe, &seen, quiet))
             .context("cannot start a thread")?;
         Ok(Self { ended, thread })
     }
@@ -44,7 +44,7 @@ impl Tee {
     }
 }
 
-fn pass(mut pipe: ChildStderr, ended: &AtomicBool) -> Vec<u8> {
+fn pass(mut pipe: impl Read + AsFd, ended: &AtomicBool, quiet: bool) -> Vec<u8> {
     let mut kept = VecDeque::new();
     let mut buffer = vec![0; 16 << 10];
     let mut ended_at = None;
@@ -67,7 +67,9 @@ fn pass(mut pipe: ChildStderr, ended: &AtomicBool) -> Vec<u8> {
         if read.is_empty() {
             break;
         }
-        output::pass_stderr(read);
+        if !quiet {
+            output::pass_stderr(read);
+        }
         kept.extend(read);
         let excess = kept.len().saturating_sub(KEPT_BYTES_MAX);
         kept.drain(..excess);
