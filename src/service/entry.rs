@@ -62,7 +62,8 @@ pub struct ResolveBatchResult {
     pub skipped: u64,
     /// Ids that were refused.
     pub failed: u64,
-    /// How many syncs it took at most.
+    /// How many chunks it took.
+    #[serde(skip)]
     pub chunks: u64,
     /// Why, for each that was refused.
     pub errors: Vec<ResolveError>,

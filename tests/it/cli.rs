@@ -1,6 +1,7 @@
 //! The command line as a script sees it: exit codes, stdout, stderr, and what is on disk.
 
 mod import;
+mod operate;
 mod put;
 mod reading;
 mod run;

@@ -1,9 +1,11 @@
 //! Statistics, the accounting of every entry ever offered, and the bytes on disk.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result};
 use clap::Args;
-use deadletter::{Engine, Status};
-use serde_json::{Map, Value};
+use deadletter::{DlqConfig, DlqService, Engine, FailedOperationRepository, Status};
+use serde_json::{Map, Value, json};
 
 use crate::failure::Exit;
 use crate::output;
@@ -56,5 +58,22 @@ fn collect(engine: &Engine) -> Result<Map<String, Value>> {
     let (accounting, bytes) = (engine.accounting()?, engine.bytes()?);
     all.insert("accounting".into(), serde_json::to_value(accounting).context(act)?);
     all.insert("bytes".into(), serde_json::to_value(bytes).context(act)?);
+    let cleanup = engine.get_cleanup_stats(engine.now())?;
+    all.insert("cleanup".into(), serde_json::to_value(cleanup).context(act)?);
+    let repository: Arc<dyn FailedOperationRepository> = Arc::new(engine.clone());
+    let counters = DlqService::new(Some(DlqConfig::default()), Some(repository)).get_stats()?;
+    all.insert("counters".into(), serde_json::to_value(counters.counters).context(act)?);
+    all.insert("health".into(), health(engine));
     Ok(all)
+}
+
+/// What a reader can see of the store's health.
+fn health(engine: &Engine) -> Value {
+    match engine.warnings().len() {
+        0 => json!({ "status": "ok", "reason": null }),
+        places => {
+            let reason = format!("{places} places are damaged; `verify` names them");
+            json!({ "status": "degraded", "reason": reason })
+        }
+    }
 }
