@@ -39,6 +39,7 @@ mod error;
 pub mod format;
 mod index;
 mod log;
+mod throttle;
 
 pub use config::{Background, Config, Durability, IndexKind, Prepare, Recovery, Setting};
 pub use engine::{
@@ -60,6 +61,9 @@ pub use log::OpenReport;
 #[cfg(feature = "planted")]
 #[doc(hidden)]
 pub use log::planted;
+pub use throttle::{
+    AdaptiveThrottle, Denial, Emergency, Feedback, Permit, Throttle, ThrottleConfig, ThrottleStats,
+};
 
 /// The examples of the readme, which must compile.
 #[cfg(doctest)]
