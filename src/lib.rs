@@ -62,7 +62,8 @@ pub use log::OpenReport;
 #[doc(hidden)]
 pub use log::planted;
 pub use throttle::{
-    AdaptiveThrottle, Denial, Emergency, Feedback, Permit, Throttle, ThrottleConfig, ThrottleStats,
+    AdaptiveBatchSize, AdaptiveThrottle, BatchOutcome, BatchSizeConfig, Denial, Emergency,
+    Feedback, Permit, Throttle, ThrottleConfig, ThrottleStats,
 };
 
 /// The examples of the readme, which must compile.

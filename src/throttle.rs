@@ -2,10 +2,11 @@
 //! the crate brings.
 //!
 //! `adaptive` is the state machine, `pace` decides how fast, `latency` says when the dependency
-//! slows down. Nothing here reads a clock or throws
+//! slows down, `batch` sizes the batches of scheduled replays. Nothing here reads a clock or throws
 //! dice: time comes in as an argument, so that the same calls always get the same answers.
 
 mod adaptive;
+mod batch;
 mod latency;
 mod pace;
 
@@ -15,6 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+
+pub use batch::{AdaptiveBatchSize, BatchOutcome, BatchSizeConfig};
 
 use adaptive::State;
 
