@@ -43,6 +43,7 @@ mod memory;
 mod replay;
 mod repository;
 mod service;
+mod throttle;
 
 pub use config::{
     Background, Config, DlqConfig, Durability, IndexKind, Prepare, Priority, Recovery, Setting,
@@ -76,6 +77,10 @@ pub use service::{
     AuditRecord, CleanupResult, DlqEvent, DlqService, DomainCounters, EntryPage, History,
     ListRequest, PurgeSelection, ResolveBatchResult, ResolveError, ResolveRequest, ResolveResult,
     ServiceStats,
+};
+pub use throttle::{
+    AdaptiveBatchSize, AdaptiveThrottle, BatchOutcome, BatchSizeConfig, Denial, Emergency,
+    Feedback, Permit, Throttle, ThrottleConfig, ThrottleStats,
 };
 
 /// The examples of the readme, which must compile.

@@ -27,4 +27,5 @@ mod query;
 mod service_ops;
 mod share;
 mod store;
+mod throttle;
 mod tidy;
