@@ -4,7 +4,9 @@ mod import;
 mod operate;
 mod put;
 mod reading;
+mod replay;
 mod run;
+mod server;
 mod settings;
 
 use std::ffi::OsStr;
