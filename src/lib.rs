@@ -43,6 +43,7 @@ mod memory;
 mod replay;
 mod repository;
 mod service;
+mod throttle;
 
 pub use config::{
     Background, Config, DlqConfig, Durability, IndexKind, Prepare, Priority, Recovery, Setting,
@@ -73,6 +74,10 @@ pub use repository::{
     TurnedOver,
 };
 pub use service::{AuditRecord, DlqEvent, DlqService};
+pub use throttle::{
+    AdaptiveBatchSize, AdaptiveThrottle, BatchOutcome, BatchSizeConfig, Denial, Emergency,
+    Feedback, Permit, Throttle, ThrottleConfig, ThrottleStats,
+};
 
 /// The examples of the readme, which must compile.
 #[cfg(doctest)]

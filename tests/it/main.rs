@@ -25,4 +25,5 @@ mod puts;
 mod query;
 mod share;
 mod store;
+mod throttle;
 mod tidy;
