@@ -73,7 +73,11 @@ pub use repository::{
     CleanupStats, FailedOperationRepository, Leased, Released, Resolution, SlaThresholds,
     TurnedOver,
 };
-pub use service::{AuditRecord, DlqEvent, DlqService};
+pub use service::{
+    AuditRecord, DlqBatchReplayStats, DlqEvent, DlqRecoveryResult, DlqService,
+    DlqThrottleBatchReplayResult, DlqThrottleReplayResult, EarlyStop, ReplayOptions, RetryResult,
+    Skip,
+};
 pub use throttle::{
     AdaptiveBatchSize, AdaptiveThrottle, BatchOutcome, BatchSizeConfig, Denial, Emergency,
     Feedback, Permit, Throttle, ThrottleConfig, ThrottleStats,
