@@ -74,9 +74,10 @@ pub use repository::{
     TurnedOver,
 };
 pub use service::{
-    AuditRecord, CleanupResult, DlqEvent, DlqService, DomainCounters, EntryPage, History,
-    ListRequest, PurgeSelection, ResolveBatchResult, ResolveError, ResolveRequest, ResolveResult,
-    ServiceStats,
+    AuditRecord, CleanupResult, DlqBatchReplayStats, DlqEvent, DlqRecoveryResult, DlqService,
+    DlqThrottleBatchReplayResult, DlqThrottleReplayResult, DomainCounters, EarlyStop, EntryPage,
+    History, ListRequest, PurgeSelection, ReplayOptions, ResolveBatchResult, ResolveError,
+    ResolveRequest, ResolveResult, RetryResult, ServiceStats, Skip,
 };
 pub use throttle::{
     AdaptiveBatchSize, AdaptiveThrottle, BatchOutcome, BatchSizeConfig, Denial, Emergency,

@@ -1,7 +1,9 @@
 //! Handlers: who replays the entries of a domain, what they are given and what they answer.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -29,6 +31,23 @@ pub trait ReplayHandler: Send + Sync {
 
     /// Runs the operation again. A panic counts as a failure.
     fn replay(&self, attempt: &ReplayAttempt<'_>) -> Outcome;
+}
+
+/// The most characters of a panic's message that are kept.
+const PANIC_CHARS_MAX: usize = 200;
+
+/// Asks a handler for something, outside of all locks. If it panics, the error is a note that
+/// says so.
+pub(crate) fn contain<T>(ask: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(ask)).map_err(|panic| {
+        let text: String = panic_text(&*panic).chars().take(PANIC_CHARS_MAX).collect();
+        format!("handler panicked: {text}")
+    })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// Whether an entry may be replayed.

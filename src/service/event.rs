@@ -45,6 +45,8 @@ pub enum DlqEvent {
     },
     /// A handler was told to come back later.
     DlqReplayThrottled { dlq_id: EntryId, domain: String, retry_after_s: Option<f64> },
+    /// Nobody wanted an entry any more; it was resolved without a run.
+    DlqReplaySkipped { dlq_id: EntryId, domain: String, resolution_type: String },
     /// A replay was refused before it began.
     DlqReplayBlocked { dlq_id: Option<EntryId>, domain: Option<String>, block_reason: &'static str },
     /// A batch ended.

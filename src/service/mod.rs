@@ -1,14 +1,15 @@
 //! The service: the reference's API over any repository.
 //!
 //! `store` takes failures in, `query` finds them, `entry` acts on single ones, `replay` runs
-//! handlers, `maintenance` lets entries age. Everything that happens is told to the listeners
-//! (`event`).
+//! handlers and `retry` runs one because a person says so, `maintenance` lets entries age.
+//! Everything that happens is told to the listeners (`event`).
 
 mod entry;
 mod event;
 mod maintenance;
 mod query;
 mod replay;
+mod retry;
 mod store;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,11 @@ pub use entry::{History, ResolveBatchResult, ResolveError, ResolveRequest, Resol
 pub use event::{AuditRecord, DlqEvent};
 pub use maintenance::{CleanupResult, PurgeSelection};
 pub use query::{DomainCounters, EntryPage, ListRequest, ServiceStats};
+pub use replay::{
+    DlqBatchReplayStats, DlqRecoveryResult, DlqThrottleBatchReplayResult, DlqThrottleReplayResult,
+    EarlyStop, ReplayOptions, Skip,
+};
+pub use retry::RetryResult;
 
 use event::Listeners;
 
@@ -41,6 +47,7 @@ struct Inner {
     repository: RwLock<Option<Arc<dyn FailedOperationRepository>>>,
     handlers: Handlers,
     listeners: Listeners,
+    replay: replay::Kept,
     closed: AtomicBool,
 }
 
@@ -55,6 +62,7 @@ impl DlqService {
             repository: RwLock::new(repository),
             handlers: Handlers::default(),
             listeners: Listeners::default(),
+            replay: replay::Kept::default(),
             closed: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
