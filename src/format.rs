@@ -6,6 +6,7 @@ mod file;
 mod footer;
 mod record;
 mod summary;
+mod when;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use record::{
     Flags, Frame, Kind, RECORD_ALIGN, RECORD_BODY_MAX, RECORD_HEADER_LEN, RecordHeader, padded_len,
 };
 pub use summary::{ChangeRow, EntryRow, Summary, TIME_NONE};
+pub use when::When;
 
 pub(crate) use body::{decode_body, encode_body};
 pub(crate) use footer::{decode_footer, encode_footer, footer_len};

@@ -26,7 +26,7 @@ use crate::env::{Env, OpenMode, write_all_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
     self, ChangeRow, DrainedBody, EntryRow, Flags, Frame, Kind, Loss, Position, RecordHeader,
-    SegmentItem, Summary,
+    SegmentItem, Summary, When,
 };
 
 pub(crate) use commit::{Commit, Ticket};
@@ -67,12 +67,14 @@ pub(crate) enum Note {
         created_ms: u64,
         expires_ms: u64,
         status: Status,
+        /// As in the row of a change.
+        when_ms: u64,
     },
     Change {
         target: u64,
         status: Status,
         updated_ms: u64,
-        not_before_ms: u64,
+        when_ms: u64,
         expires_ms: u64,
     },
     Lost(Loss),
@@ -169,7 +171,16 @@ impl Note {
     /// Adds the record's row to a summary and returns it.
     fn row(&self, summary: &mut Summary, lsn: u64, offset: u64) -> Row {
         match self {
-            Self::Entry { key_hash, key, domain, failure_type, created_ms, expires_ms, status } => {
+            Self::Entry {
+                key_hash,
+                key,
+                domain,
+                failure_type,
+                created_ms,
+                expires_ms,
+                status,
+                when_ms,
+            } => {
                 let row = EntryRow {
                     lsn,
                     offset,
@@ -177,6 +188,7 @@ impl Note {
                     expires_ms: *expires_ms,
                     key_hash: *key_hash,
                     status: *status,
+                    when: When::of(*created_ms, *when_ms),
                     domain: summary.term(domain),
                     failure_type: summary.term(failure_type),
                 };
@@ -184,14 +196,14 @@ impl Note {
                 let (domain, failure_type) = (Arc::clone(domain), Arc::clone(failure_type));
                 Row::Entry { row, domain, failure_type, key: key.clone() }
             }
-            Self::Change { target, status, updated_ms, not_before_ms, expires_ms } => {
+            Self::Change { target, status, updated_ms, when_ms, expires_ms } => {
                 let row = ChangeRow {
                     lsn,
                     target: *target,
                     offset,
                     status: *status,
                     updated_ms: *updated_ms,
-                    not_before_ms: *not_before_ms,
+                    when_ms: *when_ms,
                     expires_ms: *expires_ms,
                 };
                 summary.changes.push(row.clone());
