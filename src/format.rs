@@ -6,6 +6,7 @@ mod file;
 mod footer;
 mod record;
 mod summary;
+mod when;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use record::{
     Flags, Frame, Kind, RECORD_ALIGN, RECORD_BODY_MAX, RECORD_HEADER_LEN, RecordHeader, padded_len,
 };
 pub use summary::{ChangeRow, EntryRow, Summary, TIME_NONE};
+pub use when::When;
 
 #[cfg(test)]
 pub(crate) use body::decode_bytes;

@@ -90,7 +90,7 @@ impl Inner {
         if let Some(row) = row {
             state.status = row.status.unwrap_or(state.status);
             state.updated_at = row_time(row.updated_ms).unwrap_or(state.updated_at);
-            state.not_before = row_time(row.not_before_ms);
+            state.set_when(row_time(row.when_ms));
             state.expires_at = row_time(row.expires_ms);
         }
         self.note_damage(Damage {

@@ -35,6 +35,24 @@ impl State {
         }
     }
 
+    /// Sets the time that the state hangs on: since when the entry stands where it does, for a
+    /// status that has an age, else before when it is not due. None is not known, or none.
+    pub(crate) fn set_when(&mut self, when: Option<Timestamp>) {
+        match self.status {
+            status if status.has_age() && when.is_none() => {}
+            Status::Resolved => (self.resolved_at, self.terminal_at) = (when, when),
+            Status::Archived => self.archived_at = when,
+            Status::Rejected | Status::Expired | Status::PermanentlyFailed => {
+                self.terminal_at = when;
+            }
+            Status::Pending
+            | Status::Replaying
+            | Status::Reviewing
+            | Status::Replayed
+            | Status::RequiresReview => self.not_before = when,
+        }
+    }
+
     /// As [`Entry::age_from`].
     pub fn age_from(&self) -> Option<Timestamp> {
         age_from(self.status, self.resolved_at, self.archived_at, self.terminal_at)
@@ -52,6 +70,13 @@ impl State {
     pub fn push_action(&mut self, action: Action) {
         self.audit.push(action);
         self.audit_older = forget(&mut self.audit, ACTIONS_KEPT, self.audit_older);
+    }
+}
+
+impl Status {
+    /// Whether entries of this status have an age, see [`Entry::age_from`].
+    pub(crate) fn has_age(self) -> bool {
+        age_from(self, None, None, None).is_some()
     }
 }
 

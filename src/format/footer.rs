@@ -1,7 +1,8 @@
 //! The footer that seals a segment: terms, entry rows, change rows, trailer.
 
 use super::{
-    ChangeRow, EntryRow, FormatError, RECORD_ALIGN, Reader, Summary, checked, crc32, sealed,
+    ChangeRow, EntryRow, FormatError, RECORD_ALIGN, Reader, Summary, TIME_NONE, When, checked,
+    crc32, sealed,
 };
 use crate::entry::Status;
 
@@ -14,6 +15,8 @@ pub const FOOTER_TRAILER_LEN: usize = 64;
 
 /// In the place of a status: the entry is gone.
 const STATUS_GONE: u8 = u8::MAX;
+/// In a change row: the status says what the first time is. Version 1.0 wrote zero.
+const WHEN_BY_STATUS: u8 = 1;
 
 const FOOTER_MAGIC: [u8; 8] = *b"DLQFOOT\n";
 
@@ -196,7 +199,8 @@ fn encode_entry_row(row: &EntryRow) -> Vec<u8> {
     bytes.extend_from_slice(&place(row.offset).to_le_bytes());
     bytes.extend_from_slice(&row.domain.to_le_bytes());
     bytes.extend_from_slice(&row.failure_type.to_le_bytes());
-    bytes.extend_from_slice(&[row.status as u8, 0, 0, 0]);
+    bytes.push(row.status as u8);
+    bytes.extend_from_slice(&row.when.to_bytes());
     bytes
 }
 
@@ -212,33 +216,48 @@ pub fn decode_entry_row(bytes: &[u8]) -> Result<EntryRow, FormatError> {
     let offset = u64::from(reader.u32()) * RECORD_ALIGN;
     let (domain, failure_type) = (reader.u32(), reader.u32());
     let status = Status::from_number(reader.u8()).ok_or(FormatError::Field("status"))?;
+    let when = When::from_bytes(reader.array());
     if reader.short {
         return Err(FormatError::Short);
     }
-    Ok(EntryRow { lsn, offset, created_ms, expires_ms, key_hash, status, domain, failure_type })
+    let row = EntryRow {
+        lsn,
+        offset,
+        created_ms,
+        expires_ms,
+        key_hash,
+        status,
+        when,
+        domain,
+        failure_type,
+    };
+    Ok(row)
 }
 
 fn encode_change_row(row: &ChangeRow) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(CHANGE_ROW_LEN);
-    for number in [row.lsn, row.target, row.updated_ms, row.not_before_ms, row.expires_ms] {
+    for number in [row.lsn, row.target, row.updated_ms, row.when_ms, row.expires_ms] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
     bytes.extend_from_slice(&place(row.offset).to_le_bytes());
     let status = row.status.map_or(STATUS_GONE, |status| status as u8);
-    bytes.extend_from_slice(&[status, 0, 0, 0]);
+    bytes.extend_from_slice(&[status, WHEN_BY_STATUS, 0, 0]);
     bytes
 }
 
 fn decode_change_row(bytes: &[u8]) -> Result<ChangeRow, FormatError> {
     let mut reader = Reader::new(bytes);
     let (lsn, target, updated_ms) = (reader.u64(), reader.u64(), reader.u64());
-    let (not_before_ms, expires_ms) = (reader.u64(), reader.u64());
+    let (mut when_ms, expires_ms) = (reader.u64(), reader.u64());
     let offset = u64::from(reader.u32()) * RECORD_ALIGN;
     let status = match reader.u8() {
         STATUS_GONE => None,
         number => Some(Status::from_number(number).ok_or(FormatError::Field("status"))?),
     };
-    Ok(ChangeRow { lsn, target, offset, status, updated_ms, not_before_ms, expires_ms })
+    if reader.u8() != WHEN_BY_STATUS && status.is_some_and(Status::has_age) {
+        when_ms = TIME_NONE;
+    }
+    Ok(ChangeRow { lsn, target, offset, status, updated_ms, when_ms, expires_ms })
 }
 
 /// A place as it stands in a row: segments are at most a gibibyte, so it fits.

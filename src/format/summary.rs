@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use crate::entry::Status;
 
+use super::When;
+
 /// No time: an entry that never expires, a state that is due at once.
 pub const TIME_NONE: u64 = u64::MAX;
 
@@ -22,6 +24,8 @@ pub struct EntryRow {
     pub key_hash: u64,
     /// The status that the record itself carries.
     pub status: Status,
+    /// The time that its state hangs on, roughly; see [`ChangeRow::when_ms`].
+    pub when: When,
     /// The domain, as an index into [`Summary::terms`].
     pub domain: u32,
     /// The failure type, as an index into [`Summary::terms`].
@@ -41,8 +45,9 @@ pub struct ChangeRow {
     pub status: Option<Status>,
     /// When it changed.
     pub updated_ms: u64,
-    /// When the entry is due, or [`TIME_NONE`].
-    pub not_before_ms: u64,
+    /// The time that the state hangs on, or [`TIME_NONE`]: since when the entry stands where it
+    /// does, for a status that has an age; before when it is not due, for any other.
+    pub when_ms: u64,
     /// When the entry expires, or [`TIME_NONE`].
     pub expires_ms: u64,
 }
@@ -78,6 +83,23 @@ impl Summary {
         self.terms.push(text.to_owned());
         self.term_numbers.insert(text.to_owned(), number);
         number
+    }
+
+    /// Whether this footer tells what the records tell. One of version 1.0 leaves out when an entry
+    /// was stored or changed to where it stands.
+    pub(crate) fn agrees_with(&self, records: &Self) -> bool {
+        let mut told = records.clone();
+        for (told, row) in told.entries.iter_mut().zip(&self.entries) {
+            if row.when == When::UNKNOWN {
+                told.when = When::UNKNOWN;
+            }
+        }
+        for (told, row) in told.changes.iter_mut().zip(&self.changes) {
+            if row.status.is_some_and(Status::has_age) && row.when_ms == TIME_NONE {
+                told.when_ms = TIME_NONE;
+            }
+        }
+        *self == told
     }
 
     /// The text of a term; empty for a number that was never given.

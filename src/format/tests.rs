@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::{
     ChangeBody, ChangeRow, DrainedBody, EntryBody, EntryRow, FOOTER_TRAILER_LEN, FooterTrailer,
-    FormatError, Loss, RECORD_ALIGN, SegmentSet, Summary, decode_bytes, decode_footer,
-    encode_footer, footer_len,
+    FormatError, Loss, RECORD_ALIGN, SegmentSet, Summary, TIME_NONE, When, decode_bytes,
+    decode_footer, encode_footer, footer_len,
 };
 use crate::entry::Status;
 
@@ -19,23 +19,33 @@ prop_compose! {
     fn entry_row()(
         (lsn, created_ms, expires_ms, key_hash) in any::<(u64, u64, u64, u64)>(),
         place in any::<u32>(),
-        status in status(),
+        (status, when) in (status(), any::<[u8; 3]>().prop_map(When::from_bytes)),
         (domain, failure_type) in any::<(u32, u32)>(),
     ) -> EntryRow {
         let offset = u64::from(place) * RECORD_ALIGN;
-        EntryRow { lsn, offset, created_ms, expires_ms, key_hash, status, domain, failure_type }
+        EntryRow {
+            lsn,
+            offset,
+            created_ms,
+            expires_ms,
+            key_hash,
+            status,
+            when,
+            domain,
+            failure_type,
+        }
     }
 }
 
 prop_compose! {
     fn change_row()(
         (lsn, target, updated_ms) in any::<(u64, u64, u64)>(),
-        (not_before_ms, expires_ms) in any::<(u64, u64)>(),
+        (when_ms, expires_ms) in any::<(u64, u64)>(),
         place in any::<u32>(),
         status in prop::option::of(status()),
     ) -> ChangeRow {
         let offset = u64::from(place) * RECORD_ALIGN;
-        ChangeRow { lsn, target, offset, status, updated_ms, not_before_ms, expires_ms }
+        ChangeRow { lsn, target, offset, status, updated_ms, when_ms, expires_ms }
     }
 }
 
@@ -104,4 +114,31 @@ fn a_length_beyond_the_body_is_refused_before_it_is_believed() {
         set.extend_from_slice(&[0; 64]);
         assert!(decode_bytes::<SegmentSet>(2, &set).is_err(), "{len}");
     }
+}
+
+proptest! {
+    #[test]
+    fn a_time_lies_within_its_bounds(
+        created in prop_oneof![0..1_u64 << 43, any::<u64>()],
+        (length, shift) in (any::<u64>(), 0..64_u32),
+    ) {
+        let length = length >> shift;
+        let time = created.saturating_add(length).min(TIME_NONE - 1);
+        let when = When::of(created, time);
+        prop_assert_eq!(When::from_bytes(when.to_bytes()), when);
+        let (from, to) = when.bounds(created);
+        prop_assert!(from <= time && time <= to, "{} {} {}", from, time, to);
+        prop_assert!(created > time || to - from <= length >> 18);
+    }
+}
+
+#[test]
+fn a_time_may_be_missing_or_not_told() {
+    assert_eq!(When::of(5, TIME_NONE), When::NONE);
+    assert_eq!(When::NONE.bounds(5), (TIME_NONE, TIME_NONE));
+    assert_eq!(When::of(5, 4), When::UNKNOWN, "a time before the creation");
+    assert_eq!(When::from_bytes([0; 3]), When::UNKNOWN, "what version 1.0 wrote");
+    assert_eq!(When::UNKNOWN.bounds(5), (0, TIME_NONE));
+    let exact = When::of(5, 5 + (1 << 19) - 1);
+    assert_eq!(exact.bounds(5), (5 + (1 << 19) - 1, 5 + (1 << 19) - 1));
 }

@@ -27,7 +27,7 @@ use crate::env::{Env, OpenMode, write_all_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
     self, ChangeRow, DrainedBody, EntryRow, Flags, Frame, Kind, Loss, Position, RecordHeader,
-    SegmentItem, Summary,
+    SegmentItem, Summary, When,
 };
 
 pub(crate) use commit::{Commit, Ticket};
@@ -72,13 +72,15 @@ pub(crate) enum Note {
         created_ms: u64,
         expires_ms: u64,
         status: Status,
+        /// As in the row of a change.
+        when_ms: u64,
     },
     Change {
         target: u64,
         /// None when the entry is gone from then on.
         status: Option<Status>,
         updated_ms: u64,
-        not_before_ms: u64,
+        when_ms: u64,
         expires_ms: u64,
         cause: Cause,
         domain: Arc<str>,
@@ -186,7 +188,16 @@ impl Note {
     /// Adds the record's row to a summary and returns it.
     fn row(&self, summary: &mut Summary, lsn: u64, offset: u64) -> Row {
         match self {
-            Self::Entry { key_hash, key, domain, failure_type, created_ms, expires_ms, status } => {
+            Self::Entry {
+                key_hash,
+                key,
+                domain,
+                failure_type,
+                created_ms,
+                expires_ms,
+                status,
+                when_ms,
+            } => {
                 let row = EntryRow {
                     lsn,
                     offset,
@@ -194,6 +205,7 @@ impl Note {
                     expires_ms: *expires_ms,
                     key_hash: *key_hash,
                     status: *status,
+                    when: When::of(*created_ms, *when_ms),
                     domain: summary.term(domain),
                     failure_type: summary.term(failure_type),
                 };
@@ -205,7 +217,7 @@ impl Note {
                 target,
                 status,
                 updated_ms,
-                not_before_ms,
+                when_ms,
                 expires_ms,
                 cause,
                 domain,
@@ -217,7 +229,7 @@ impl Note {
                     offset,
                     status: *status,
                     updated_ms: *updated_ms,
-                    not_before_ms: *not_before_ms,
+                    when_ms: *when_ms,
                     expires_ms: *expires_ms,
                 };
                 summary.changes.push(row.clone());

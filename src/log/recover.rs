@@ -11,6 +11,7 @@
 
 use std::collections::HashSet;
 
+use crate::entry::State;
 use crate::env::Env;
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
@@ -504,6 +505,7 @@ pub(crate) fn entry_note(body: &EntryBody, store_uuid: [u8; 16]) -> Note {
         created_ms: body.created_at.0,
         expires_ms: body.state.expires_at.map_or(TIME_NONE, |time| time.0),
         status: body.state.status,
+        when_ms: when_ms(&body.state),
     }
 }
 
@@ -513,10 +515,15 @@ pub(crate) fn change_note(body: &ChangeBody) -> Note {
         target: body.target,
         status: (!body.cause.removes()).then_some(body.state.status),
         updated_ms: body.state.updated_at.0,
-        not_before_ms: body.state.not_before.map_or(TIME_NONE, |time| time.0),
+        when_ms: when_ms(&body.state),
         expires_ms: body.state.expires_at.map_or(TIME_NONE, |time| time.0),
         cause: body.cause,
         domain: body.domain.as_str().into(),
         failure_type: body.failure_type.as_str().into(),
     }
+}
+
+/// The time that a state hangs on, as rows tell it.
+fn when_ms(state: &State) -> u64 {
+    state.age_from().or(state.not_before).map_or(TIME_NONE, |time| time.0)
 }

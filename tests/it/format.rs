@@ -329,27 +329,28 @@ fn entry_row_layout() -> String {
             () if row.domain != base.domain => "domain, a term",
             () if row.failure_type != base.failure_type => "failure type, a term",
             () if row.status != base.status => "status that the record carries",
+            () if row.when != base.when => "when, in three bytes, see below",
             () => continue,
         };
         let start = if name == last { *rows.last_key_value().unwrap().0 } else { at };
         rows.entry(start).or_insert((0, name)).0 += 1;
         last = name;
     }
-    rows.insert(45, (3, "zero"));
     let layout = Layout { title: "entry row", crc: 0..0, constants: vec![], crc_text: "" };
     layout.table(&rows, &plain)
 }
 
 /// The change row: the library shows neither direction, the golden files check it.
-const CHANGE_ROW: [(usize, &str); 8] = [
+const CHANGE_ROW: [(usize, &str); 9] = [
     (8, "sequence number of the change"),
     (8, "id of the entry"),
     (8, "changed, a time"),
-    (8, "due, a time"),
+    (8, "when, a time, see below"),
     (8, "expires, a time"),
     (4, "offset of the record, divided by 8"),
     (1, "status after the change"),
-    (3, "zero"),
+    (1, "1: when goes by the status"),
+    (2, "zero"),
 ];
 
 fn change_row_layout() -> String {
