@@ -263,11 +263,14 @@ pub struct Filter {
     pub created_from: Option<Timestamp>,
     /// Only entries created at or before this time.
     pub created_to: Option<Timestamp>,
-    /// Only entries that are due at this time: nothing holds them back until a later one.
+    /// Only entries that are due at this time: nothing holds them back until a later one. Answered
+    /// by the index, except for entries that are resolved, rejected, archived, expired or
+    /// permanently failed: of those each record is read, so name a status too.
     pub due_at: Option<Timestamp>,
-    /// Only entries that expire before this time.
+    /// Only entries that expire before this time, whatever their status.
     pub expires_before: Option<Timestamp>,
-    /// Only entries whose age, see [`State::age_from`], began before this time.
+    /// Only entries whose age, see [`State::age_from`], began before this time. Entries of
+    /// a status without an age are never meant.
     pub aged_before: Option<Timestamp>,
 }
 

@@ -11,7 +11,7 @@ use crate::entry::{Entry, EntryId, Filter, Page, Status, Timestamp};
 use crate::env::NameKind;
 use crate::error::{Error, Result};
 use crate::format;
-use crate::index::Cell;
+use crate::index::{Catalog, Cell};
 
 /// How many entries stand in each status and domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -137,7 +137,8 @@ impl Engine {
     pub fn find(&self, filter: &Filter, page: Page) -> Result<Vec<Entry>> {
         let catalog = self.inner.open_catalog()?;
         loop {
-            let ids = catalog.select(&Live(&self.inner), filter, page)?;
+            let confirm = &mut |lsn| self.inner.confirm(&catalog, lsn, filter);
+            let ids = catalog.select(&Live(&self.inner), filter, page, confirm)?;
             let wanted = ids.len();
             let mut entries = Vec::with_capacity(wanted);
             for lsn in ids {
@@ -156,7 +157,9 @@ impl Engine {
     ///
     /// As [`Engine::get`].
     pub fn count(&self, filter: &Filter) -> Result<u64> {
-        self.inner.open_catalog()?.count(&Live(&self.inner), filter)
+        let catalog = self.inner.open_catalog()?;
+        let confirm = &mut |lsn| self.inner.confirm(&catalog, lsn, filter);
+        catalog.count(&Live(&self.inner), filter, confirm)
     }
 
     /// How many entries were created in a window of time, both ends included; those purged since
@@ -259,6 +262,11 @@ impl Engine {
 }
 
 impl Inner {
+    /// Whether the filter means an entry that the index cannot judge.
+    fn confirm(&self, catalog: &Catalog, lsn: u64, filter: &Filter) -> Result<bool> {
+        Ok(self.read(catalog, lsn)?.is_some_and(|entry| entry.matches(filter)))
+    }
+
     fn bytes_below(&self, folder: &std::path::Path) -> Result<u64> {
         let names = match self.env.list(folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),

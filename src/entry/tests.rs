@@ -302,3 +302,19 @@ fn debug_never_shows_payloads() {
         assert!(!text.to_lowercase().contains("secret") && !text.contains("price"), "{text}");
     }
 }
+
+#[test]
+fn what_a_state_hangs_on_goes_by_its_status() {
+    let (made, then) = (Timestamp(5), Timestamp(7));
+    for status in Status::ALL {
+        let mut state = State::new(made, 3);
+        state.status = status;
+        assert_eq!(state.age_from(), status.has_age().then_some(made), "as good as known");
+        state.set_when(Some(then));
+        assert_eq!(state.age_from().or(state.not_before), Some(then), "{status}");
+        assert_eq!(state.age_from().is_some(), status.has_age());
+        state.set_when(None);
+        assert_eq!(state.age_from(), status.has_age().then_some(then), "none is not known");
+        assert_eq!(state.not_before, None);
+    }
+}

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::postings::{Changes, Column, Kind};
+use super::times::Times;
 
 /// What a block costs beside its data.
 const BLOCK_BYTES: usize = 160;
@@ -15,6 +16,8 @@ pub enum Block {
     Column(Arc<Column>),
     /// Newest changes.
     Changes(Arc<Changes>),
+    /// Times of entries.
+    Times(Arc<Times>),
 }
 
 /// A block with its place.
@@ -46,6 +49,7 @@ impl Block {
             + match self {
                 Self::Column(column) => column.bytes(),
                 Self::Changes(changes) => changes.bytes(),
+                Self::Times(times) => times.bytes(),
             }
     }
 }

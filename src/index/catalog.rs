@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use crate::entry::Status;
 use crate::format::{ChangeRow, EntryRow, Position};
 
-use super::cache::{Block, Cache, Placed};
-use super::postings::{Change, Kind};
+use super::cache::{Cache, Placed};
+use super::postings::{Change, Fresh};
 use super::segment::{CellKey, GONE, Segment, Terms};
 use super::{Cell, Index};
 
 /// What a change in an overlay costs.
-const OVERLAY_BYTES: usize = 48;
+const OVERLAY_BYTES: usize = 64;
 
 /// Which entries exist, where they stand and where their newest change is.
 ///
@@ -37,6 +37,9 @@ pub struct Catalog {
     pub(super) stamps: AtomicU64,
 }
 
+/// The changes of one segment that no block has yet, by ordinal.
+pub type Overlay = BTreeMap<u32, Fresh>;
+
 /// The resident parts of all segments.
 #[derive(Debug, Default)]
 pub struct State {
@@ -45,7 +48,7 @@ pub struct State {
     /// The segments by their first entry.
     pub starts: BTreeMap<u64, u64>,
     /// The changes that no block has yet, by segment and ordinal.
-    pub overlays: HashMap<u64, BTreeMap<u32, Change>>,
+    pub overlays: HashMap<u64, Arc<Overlay>>,
     /// How many changes the overlays hold.
     pub overlay_len: usize,
     /// The domains and failure types.
@@ -209,8 +212,9 @@ impl State {
         let Some((target, ordinal)) = self.apply(number, row) else { return };
         let position = Position { segment: number, offset: row.offset };
         let change = Change { ordinal, lsn: row.lsn, position };
-        let overlay = self.overlays.entry(target).or_default();
-        self.overlay_len += usize::from(overlay.insert(ordinal, change).is_none());
+        let fresh = Fresh { change, when_ms: row.when_ms, expires_ms: row.expires_ms };
+        let overlay = Arc::make_mut(self.overlays.entry(target).or_default());
+        self.overlay_len += usize::from(overlay.insert(ordinal, fresh).is_none());
     }
 
     /// Applies a change to the status; returns the segment and the ordinal of its entry.
@@ -229,6 +233,7 @@ impl State {
         if !segment.changed_in.contains(&number) {
             Arc::make_mut(&mut segment.changed_in).insert(number);
         }
+        segment.change(row);
         segment.changed_lsn = row.lsn;
         segment.kept = false;
         if let Some((before, after)) = segment.set_status(ordinal, row.status as u8) {
@@ -249,10 +254,9 @@ impl State {
         // Only the last one can be open: entries rise.
         if let Some((number, segment)) = self.segments.iter_mut().next_back()
             && segment.open.is_some()
-            && let Some((created, keys)) = Arc::make_mut(segment).seal()
+            && let Some(blocks) = Arc::make_mut(segment).seal()
         {
-            sealed.push((Kind::Created, *number, Block::Column(Arc::new(created))));
-            sealed.push((Kind::Keys, *number, Block::Column(Arc::new(keys))));
+            sealed.extend(blocks.into_iter().map(|(kind, block)| (kind, *number, block)));
         }
         sealed
     }

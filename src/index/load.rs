@@ -9,29 +9,37 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::Result;
-use crate::format::{Position, Summary};
+use crate::format::{EntryRow, Position, Summary};
 
 use super::cache::{Block, Placed};
-use super::catalog::State;
+use super::catalog::{Overlay, State};
 use super::keys::Filter;
 use super::postings::{
-    Bytes, Change, Changes, Column, Kind, put_varint, read_block, remove_block, write_block,
+    Bytes, Change, Changes, Column, Fresh, Kind, put_varint, read_block, remove_block, write_block,
 };
 use super::segment::{Segment, Terms};
+use super::times::{Time, Times};
 use super::{Catalog, Loaded, Source};
 
-/// Changes that may wait in overlays in a small store, about 3 MiB.
+/// Changes that may wait in overlays in a small store, about 4 MiB.
 const OVERLAY_MIN: usize = 1 << 16;
 /// In a large store, one waiting change for this many entries: each fold writes whole blocks.
 const OVERLAY_SHARE: u64 = 32;
-/// Newest changes gathered while loading, about 8 MiB; beyond it their blocks stay cold and are
+/// Newest changes gathered while loading, about 10 MiB; beyond it their blocks stay cold and are
 /// built when first wanted.
 const GATHERED_MAX: usize = if cfg!(test) { 8 } else { 1 << 17 };
 /// Entries of the cold segments whose blocks are built in one pass over the summaries.
 const PASS_ENTRIES: u64 = if cfg!(test) { 16 } else { 1 << 17 };
 
 /// The newest changes by segment, while they are gathered.
-type Gathered = HashMap<u64, BTreeMap<u32, Change>>;
+type Gathered = HashMap<u64, Overlay>;
+
+/// The blocks of one segment that its changes make.
+struct Built {
+    changes: Arc<Changes>,
+    /// In the order of [`Time::ALL`].
+    times: [Arc<Times>; 2],
+}
 
 impl Catalog {
     /// Fills the catalog, from the index if it is exactly as of `watermark` (given after a clean
@@ -84,8 +92,7 @@ impl Catalog {
         drop(state);
         let unkept = self.cache().unkept();
         // Columns of sealed segments are cheap to build again: they are put when one is missed.
-        for (kind, segment, block) in unkept.into_iter().filter(|(kind, ..)| *kind == Kind::Changes)
-        {
+        for (kind, segment, block) in unkept.into_iter().filter(|(kind, ..)| kind.is_of_changes()) {
             self.put(kind, segment, &block)?;
             self.cache().keep(kind, segment);
         }
@@ -191,24 +198,101 @@ impl Catalog {
             self.hold(Kind::Changes, segment.number, block, true);
             return Ok(changes);
         }
+        Ok(self.build(source, segment)?.changes)
+    }
+
+    /// A time that the entries of a segment were stored with.
+    pub(super) fn stored_times(
+        &self,
+        source: &dyn Source,
+        time: Time,
+        segment: &Segment,
+    ) -> Result<Arc<Times>> {
+        if !segment.range(time).stored {
+            return Ok(Arc::default());
+        }
+        if let Some(open) = &segment.open {
+            return Ok(Arc::new(Segment::stored_times(time, open)));
+        }
+        let kind = time.stored_kind();
+        let fits = |times: &Times| times.stamp == 0 && times.len() == segment.len();
+        if let Some(times) = self.kept_times(kind, segment.number, &fits) {
+            return Ok(times);
+        }
+        let times = Arc::new(gather_times(&*source.summary(segment.number)?, time, segment));
+        let block = Block::Times(Arc::clone(&times));
+        let kept = self.put(kind, segment.number, &block).is_ok();
+        self.hold(kind, segment.number, block, kept);
+        Ok(times)
+    }
+
+    /// A time that changes gave to the entries of a segment, without those that wait in its
+    /// overlay.
+    pub(super) fn changed_times(
+        &self,
+        source: &dyn Source,
+        time: Time,
+        segment: &Segment,
+    ) -> Result<Arc<Times>> {
+        if segment.stamp == 0 {
+            return Ok(Arc::default());
+        }
+        let fits = |times: &Times| times.stamp == segment.stamp && times.len() <= segment.len();
+        if let Some(times) = self.kept_times(time.changed_kind(), segment.number, &fits) {
+            return Ok(times);
+        }
+        let [when, expires] = self.build(source, segment)?.times;
+        Ok(if time == Time::When { when } else { expires })
+    }
+
+    /// Times from the cache or the index.
+    fn kept_times(
+        &self,
+        kind: Kind,
+        segment: u64,
+        fits: &dyn Fn(&Times) -> bool,
+    ) -> Option<Arc<Times>> {
+        let cached = self.cache().get(kind, segment);
+        if let Some(Block::Times(times)) = cached
+            && fits(&times)
+        {
+            return Some(times);
+        }
+        let block = read_block(&*self.index, kind, segment)?;
+        let times = Arc::new(Times::decode(&block).filter(fits)?);
+        self.hold(kind, segment, Block::Times(Arc::clone(&times)), true);
+        Some(times)
+    }
+
+    /// Builds what the changes of a segment make, and of the cold ones around it.
+    fn build(&self, source: &dyn Source, segment: &Segment) -> Result<Built> {
         let around = if segment.cold { self.cold_after(segment) } else { Vec::new() };
-        let mut wanted = Arc::default();
+        let mut wanted = Built::new(segment.stamp, &Overlay::new());
         // The one asked for is last, so that the cache keeps it longest.
-        for changes in gather_changes(source, &around, segment)? {
-            let (number, changes) = (changes.0, Arc::new(changes.1));
-            let block = Block::Changes(Arc::clone(&changes));
-            let kept = self.put(Kind::Changes, number, &block).is_ok();
-            self.hold(Kind::Changes, number, block, kept);
+        for (number, stamp, rows) in gather_changes(source, &around, segment)? {
+            let built = Built::new(stamp, &rows);
+            // A fold may have gone on meanwhile; its blocks stay.
+            if self.read().segments.get(&number).is_some_and(|held| held.stamp == stamp) {
+                self.hold_built(number, &built);
+            }
             if let Some(held) = self.write().segments.get_mut(&number)
                 && held.cold
-                && held.stamp == changes.stamp
+                && held.stamp == stamp
             {
                 let held = Arc::make_mut(held);
                 (held.cold, held.kept) = (false, false);
             }
-            wanted = changes;
+            wanted = built;
         }
         Ok(wanted)
+    }
+
+    /// Puts new blocks into index and cache.
+    fn hold_built(&self, number: u64, built: &Built) {
+        for (kind, block) in built.blocks() {
+            let kept = self.put(kind, number, &block).is_ok();
+            self.hold(kind, number, block, kept);
+        }
     }
 
     /// The cold segments next to one, as many as are built in one pass.
@@ -236,10 +320,20 @@ impl Catalog {
         drop(state);
         let (Some(segment), Some(overlay)) = (segment, overlay) else { return Ok(()) };
         let before = self.changes(source, &segment)?;
+        let when = self.changed_times(source, Time::When, &segment)?;
+        let expires = self.changed_times(source, Time::Expires, &segment)?;
         let stamp = self.stamps.fetch_add(1, Ordering::Relaxed) + 1;
-        let changes = Arc::new(Changes { stamp, rows: merge(&before.rows, &overlay) });
-        let block = Block::Changes(changes);
-        let kept = self.put(Kind::Changes, number, &block).is_ok();
+        let built = Built {
+            changes: Arc::new(Changes { stamp, rows: merge(&before.rows, &overlay) }),
+            times: [
+                Arc::new(merge_times(stamp, Time::When, &when, &overlay)),
+                Arc::new(merge_times(stamp, Time::Expires, &expires, &overlay)),
+            ],
+        };
+        let blocks = built.blocks().map(|(kind, block)| {
+            let kept = self.put(kind, number, &block).is_ok();
+            (kind, block, kept)
+        });
         let mut state = self.write();
         if let Some(held) = state.segments.get_mut(&number) {
             let held = Arc::make_mut(held);
@@ -248,13 +342,20 @@ impl Catalog {
         }
         let mut left = state.overlays.remove(&number).unwrap_or_default();
         let waited = left.len();
-        left.retain(|ordinal, change| overlay.get(ordinal) != Some(change));
+        if Arc::ptr_eq(&left, &overlay) {
+            left = Arc::default();
+        } else {
+            let fresh = |ordinal: &u32, fresh: &Fresh| overlay.get(ordinal) != Some(fresh);
+            Arc::make_mut(&mut left).retain(|ordinal, row| fresh(ordinal, row));
+        }
         state.overlay_len = (state.overlay_len + left.len()).saturating_sub(waited);
         if !left.is_empty() {
             state.overlays.insert(number, left);
         }
         drop(state);
-        self.hold(Kind::Changes, number, block, kept);
+        for (kind, block, kept) in blocks {
+            self.hold(kind, number, block, kept);
+        }
         Ok(())
     }
 
@@ -263,7 +364,7 @@ impl Catalog {
         let dropped = self.cache().insert(kind, segment, block, kept);
         for (kind, segment, block) in dropped {
             // Columns are cheap to build again; newest changes are not.
-            if kind == Kind::Changes
+            if kind.is_of_changes()
                 && let Err(error) = self.put(kind, segment, &block)
             {
                 tracing::debug!(segment, %error, "a block is not kept and may be built again");
@@ -274,6 +375,7 @@ impl Catalog {
     fn put(&self, kind: Kind, segment: u64, block: &Block) -> Result<()> {
         let bytes = match block {
             Block::Changes(changes) => changes.encode(),
+            Block::Times(times) => times.encode(),
             Block::Column(column) => {
                 let mut bytes = Vec::with_capacity(column.bytes() + 5);
                 column.encode(&mut bytes);
@@ -290,10 +392,9 @@ impl Catalog {
         if !segment.filter_kept {
             write_block(&*self.index, Kind::Filter, segment.number, &segment.filter.encode())?;
             if let Some(open) = &segment.open {
-                let (created, keys) = segment.columns(open);
-                let number = segment.number;
-                self.put(Kind::Created, number, &Block::Column(Arc::new(created)))?;
-                self.put(Kind::Keys, number, &Block::Column(Arc::new(keys)))?;
+                for (kind, block) in segment.blocks(open) {
+                    self.put(kind, segment.number, &block)?;
+                }
             }
         }
         write_block(&*self.index, Kind::Segment, segment.number, &segment.encode(terms))?;
@@ -313,8 +414,11 @@ impl Catalog {
         if let Some(last) = state.segments.values_mut().next_back() {
             let created = self.column(source, Kind::Created, last);
             let keys = self.column(source, Kind::Keys, last);
+            let when = self.stored_times(source, Time::When, last);
+            let expires = self.stored_times(source, Time::Expires, last);
             let (Ok(created), Ok(keys)) = (created, keys) else { return false };
-            Arc::make_mut(last).reopen(&created, &keys);
+            let (Ok(when), Ok(expires)) = (when, expires) else { return false };
+            Arc::make_mut(last).reopen(&created, &keys, &when, &expires);
         }
         self.stamps.store(stamps, Ordering::Relaxed);
         *self.write() = state;
@@ -367,7 +471,9 @@ impl Catalog {
                 if let Some((changes, count)) = &mut gathered {
                     let position = Position { segment: *number, offset: row.offset };
                     let change = Change { ordinal, lsn: row.lsn, position };
-                    let before = changes.entry(target).or_default().insert(ordinal, change);
+                    let (when_ms, expires_ms) = (row.when_ms, row.expires_ms);
+                    let fresh = Fresh { change, when_ms, expires_ms };
+                    let before = changes.entry(target).or_default().insert(ordinal, fresh);
                     *count += usize::from(before.is_none());
                 }
             }
@@ -381,14 +487,32 @@ impl Catalog {
             let stamp = self.stamps.fetch_add(1, Ordering::Relaxed) + 1;
             let held = Arc::make_mut(segment);
             (held.stamp, held.cold) = (stamp, !changes.contains_key(number));
-            if let Some(changes) = changes.remove(number) {
-                let rows = changes.into_values().collect();
-                let block = Block::Changes(Arc::new(Changes { stamp, rows }));
-                self.hold(Kind::Changes, *number, block, false);
+            if let Some(rows) = changes.remove(number) {
+                for (kind, block) in Built::new(stamp, &rows).blocks() {
+                    self.hold(kind, *number, block, false);
+                }
             }
         }
         *self.write() = state;
         Ok(())
+    }
+}
+
+impl Built {
+    fn new(stamp: u64, rows: &Overlay) -> Self {
+        let none = Times::default();
+        let times = Time::ALL.map(|time| Arc::new(merge_times(stamp, time, &none, rows)));
+        let rows = rows.values().map(|fresh| fresh.change).collect();
+        Self { changes: Arc::new(Changes { stamp, rows }), times }
+    }
+
+    fn blocks(&self) -> [(Kind, Block); 3] {
+        let [when, expires] = &self.times;
+        [
+            (Time::When.changed_kind(), Block::Times(Arc::clone(when))),
+            (Time::Expires.changed_kind(), Block::Times(Arc::clone(expires))),
+            (Kind::Changes, Block::Changes(Arc::clone(&self.changes))),
+        ]
     }
 }
 
@@ -424,28 +548,41 @@ impl State {
     }
 }
 
-/// A column as the summary has it. An entry that the summary no longer lists is gone; its number
-/// does not matter.
-fn gather_column(summary: &Summary, kind: Kind, segment: &Segment) -> Column {
+/// The rows of a segment's entries; none for one that the summary no longer lists: it is gone.
+fn rows_of<'a>(
+    summary: &'a Summary,
+    segment: &'a Segment,
+) -> impl Iterator<Item = Option<&'a EntryRow>> + Clone {
     let mut rows = summary.entries.iter().peekable();
-    let numbers = segment.lsns.iter().map(|lsn| {
+    segment.lsns.iter().map(move |lsn| {
         while rows.next_if(|row| row.lsn < lsn).is_some() {}
-        let row = rows.next_if(|row| row.lsn == lsn);
-        match kind {
-            Kind::Keys => row.map_or(0, |row| row.key_hash),
-            _ => row.map_or(0, |row| row.created_ms.saturating_sub(segment.created_min)),
-        }
-    });
-    numbers.collect()
+        rows.next_if(|row| row.lsn == lsn)
+    })
+}
+
+/// A column as the summary has it. The number of an entry that is gone does not matter.
+fn gather_column(summary: &Summary, kind: Kind, segment: &Segment) -> Column {
+    let number = |row: &EntryRow| match kind {
+        Kind::Keys => row.key_hash,
+        _ => row.created_ms.saturating_sub(segment.created_min),
+    };
+    rows_of(summary, segment).map(|row| row.map_or(0, number)).collect()
+}
+
+/// What entries were stored with, as the summary has it.
+fn gather_times(summary: &Summary, time: Time, segment: &Segment) -> Times {
+    let times: Vec<Option<u64>> =
+        rows_of(summary, segment).map(|row| row.map(|row| time.stored(row).0)).collect();
+    Times::new(0, times.iter().copied())
 }
 
 /// The newest changes as the summaries have them, up to what each segment was told of; those of
-/// the one asked for are last.
+/// the one asked for are last. With each come its number and its stamp.
 fn gather_changes(
     source: &dyn Source,
     around: &[Arc<Segment>],
     wanted: &Segment,
-) -> Result<Vec<(u64, Changes)>> {
+) -> Result<Vec<(u64, u64, Overlay)>> {
     let segments: Vec<&Segment> = around.iter().map(|near| &**near).chain([wanted]).collect();
     let sources: BTreeSet<u64> =
         segments.iter().flat_map(|segment| segment.changed_in.iter().copied()).collect();
@@ -453,7 +590,7 @@ fn gather_changes(
         .zip(&segments)
         .filter_map(|(at, segment)| Some((segment.lsns.min()?, (at, *segment))))
         .collect();
-    let mut newest = vec![BTreeMap::<u32, Change>::new(); segments.len()];
+    let mut newest = vec![Overlay::new(); segments.len()];
     for number in sources {
         let summary = source.summary(number)?;
         for row in &summary.changes {
@@ -465,26 +602,38 @@ fn gather_changes(
             let Some(ordinal) = segment.ordinal(row.target) else { continue };
             let position = Position { segment: number, offset: row.offset };
             let change = Change { ordinal, lsn: row.lsn, position };
+            let fresh = Fresh { change, when_ms: row.when_ms, expires_ms: row.expires_ms };
             let Some(newest) = newest.get_mut(at) else { continue };
-            let held = newest.entry(ordinal).or_insert(change);
-            if held.lsn < change.lsn {
-                *held = change;
+            let held = newest.entry(ordinal).or_insert(fresh);
+            if held.change.lsn < row.lsn {
+                *held = fresh;
             }
         }
     }
-    let gathered = segments.iter().zip(newest).map(|(segment, rows)| {
-        (segment.number, Changes { stamp: segment.stamp, rows: rows.into_values().collect() })
-    });
-    Ok(gathered.collect())
+    let gathered = segments.iter().zip(newest);
+    Ok(gathered.map(|(segment, rows)| (segment.number, segment.stamp, rows)).collect())
 }
 
-fn merge(rows: &[Change], overlay: &BTreeMap<u32, Change>) -> Vec<Change> {
+fn merge(rows: &[Change], overlay: &Overlay) -> Vec<Change> {
     let mut merged: BTreeMap<u32, Change> = rows.iter().map(|row| (row.ordinal, *row)).collect();
-    for (ordinal, change) in overlay {
+    for (ordinal, Fresh { change, .. }) in overlay {
         let held = merged.entry(*ordinal).or_insert(*change);
         if held.lsn < change.lsn {
             *held = *change;
         }
     }
     merged.into_values().collect()
+}
+
+/// A time as changes gave it: what stands in an overlay is at least as new as what is in a block.
+fn merge_times(stamp: u64, time: Time, before: &Times, overlay: &Overlay) -> Times {
+    let last = overlay.last_key_value().map_or(0, |(ordinal, _)| ordinal.saturating_add(1));
+    let mut merged: Vec<Option<u64>> =
+        (0..before.len().max(last)).map(|ordinal| before.get(ordinal)).collect();
+    for (ordinal, fresh) in overlay {
+        if let Some(slot) = merged.get_mut(*ordinal as usize) {
+            *slot = Some(time.fresh(fresh));
+        }
+    }
+    Times::new(stamp, merged.iter().copied())
 }

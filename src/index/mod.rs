@@ -14,6 +14,7 @@ mod segment;
 mod sled;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};

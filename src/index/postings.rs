@@ -10,7 +10,7 @@ use crate::format::Position;
 use super::Index;
 
 /// The version of all values; another one is a miss.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes before the data of a part.
 const PART_HEADER: usize = 14;
 /// Data bytes of a part, so that a value has at most 4 KiB: the index cannot sync larger ones.
@@ -34,6 +34,14 @@ pub enum Kind {
     Keys = 4,
     /// The newest change of each changed entry.
     Changes = 5,
+    /// When each entry expires, as it was stored.
+    Expires = 6,
+    /// The time that the state of each entry hangs on, as it was stored.
+    When = 7,
+    /// When each changed entry expires.
+    ExpiresChanged = 8,
+    /// The time that the state of each changed entry hangs on.
+    WhenChanged = 9,
 }
 
 /// Numbers by ordinal, as narrow as the largest allows.
@@ -58,6 +66,17 @@ pub struct Change {
     pub lsn: u64,
     /// Where it is.
     pub position: Position,
+}
+
+/// A change that no block has yet, with the times that it gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fresh {
+    /// The change.
+    pub change: Change,
+    /// The time that the state hangs on since.
+    pub when_ms: u64,
+    /// When the entry expires since.
+    pub expires_ms: u64,
 }
 
 /// The newest changes of a segment's entries, by rising ordinal.
@@ -260,6 +279,19 @@ impl Changes {
             before = ordinal;
         }
         bytes.is_empty().then_some(Self { stamp, rows })
+    }
+}
+
+impl Default for Column {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Kind {
+    /// Whether it is built from the changes that the summaries of many segments hold.
+    pub const fn is_of_changes(self) -> bool {
+        matches!(self, Self::Changes | Self::ExpiresChanged | Self::WhenChanged)
     }
 }
 

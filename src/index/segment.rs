@@ -11,10 +11,12 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 
 use crate::entry::Status;
-use crate::format::EntryRow;
+use crate::format::{ChangeRow, EntryRow, TIME_NONE};
 
+use super::cache::Block;
 use super::keys::Filter;
-use super::postings::{Bytes, Column, put_text, put_varint};
+use super::postings::{Bytes, Column, Kind, put_text, put_varint};
+use super::times::{Range, Time, Times};
 
 /// In the place of a status: the entry is gone, only its ordinal is left.
 pub const GONE: u8 = u8::MAX;
@@ -57,6 +59,10 @@ pub struct Open {
     pub created: Vec<u64>,
     /// The hash of each entry's key.
     pub keys: Vec<u64>,
+    /// The time that each entry's first state hangs on, at the earliest.
+    pub when: Vec<u64>,
+    /// When each entry expired as it was stored.
+    pub expires: Vec<u64>,
 }
 
 /// The resident part of one segment.
@@ -78,6 +84,10 @@ pub struct Segment {
     pub created_min: u64,
     /// The latest creation.
     pub created_max: u64,
+    /// The times that states hang on.
+    pub when: Range,
+    /// When entries expire.
+    pub expires: Range,
     /// The segments that hold changes of these entries.
     pub changed_in: Arc<BTreeSet<u64>>,
     /// The highest change applied.
@@ -164,6 +174,8 @@ impl Segment {
             filter: Arc::new(Filter::with_capacity(FILTER_KEYS_MIN)),
             created_min: u64::MAX,
             created_max: 0,
+            when: Range::default(),
+            expires: Range::default(),
             changed_in: Arc::default(),
             changed_lsn: 0,
             stamp: 0,
@@ -212,8 +224,12 @@ impl Segment {
         Arc::make_mut(&mut self.column).push(u64::from(number));
         self.created_min = self.created_min.min(row.created_ms);
         self.created_max = self.created_max.max(row.created_ms);
+        self.when.store(Time::When.stored(row));
+        self.expires.store(Time::Expires.stored(row));
         let open = Arc::make_mut(self.open.get_or_insert_default());
         open.created.push(row.created_ms);
+        open.when.push(Time::When.stored(row).0);
+        open.expires.push(row.expires_ms);
         open.keys.push(row.key_hash);
         if open.keys.len() > self.filter.capacity() {
             let mut filter = Filter::with_capacity(open.keys.len() * 2);
@@ -240,36 +256,80 @@ impl Segment {
         Some((before, after))
     }
 
-    /// Ends the adding of entries: returns the created times (less the earliest) and the key
-    /// hashes, and lets go of spare memory.
-    pub fn seal(&mut self) -> Option<(Column, Column)> {
+    /// Takes in the times that a change gave to one of the entries.
+    pub fn change(&mut self, row: &ChangeRow) {
+        self.when.change(Time::When.changed(row));
+        self.expires.change(Time::Expires.changed(row));
+    }
+
+    /// How far a time ranges.
+    pub const fn range(&self, time: Time) -> Range {
+        match time {
+            Time::When => self.when,
+            Time::Expires => self.expires,
+        }
+    }
+
+    /// Ends the adding of entries: returns the blocks of what entries were stored with, and lets
+    /// go of spare memory.
+    pub fn seal(&mut self) -> Option<Vec<(Kind, Block)>> {
         let open = self.open.take()?;
         self.filter_kept = false;
         Arc::make_mut(&mut self.lsns).optimize();
         Arc::make_mut(&mut self.column).shrink();
         self.filter = Arc::new(Filter::sealed(&open.keys));
-        Some(self.columns(&open))
+        Some(self.blocks(&open))
     }
 
-    /// The columns as they are kept.
-    pub fn columns(&self, open: &Open) -> (Column, Column) {
-        let created = open.created.iter().map(|time| time.saturating_sub(self.created_min));
-        (created.collect(), open.keys.iter().copied().collect())
+    /// The blocks of what entries were stored with, as they are kept. A time that no entry has
+    /// needs none.
+    pub fn blocks(&self, open: &Open) -> Vec<(Kind, Block)> {
+        let keys = open.keys.iter().copied().collect();
+        let mut blocks = vec![
+            (Kind::Created, Block::Column(Arc::new(self.created(open)))),
+            (Kind::Keys, Block::Column(Arc::new(keys))),
+        ];
+        for time in Time::ALL.into_iter().filter(|time| self.range(*time).stored) {
+            let times = Arc::new(Self::stored_times(time, open));
+            blocks.push((time.stored_kind(), Block::Times(times)));
+        }
+        blocks
     }
 
-    /// Takes the columns back, so that entries can be added again.
-    pub fn reopen(&mut self, created: &Column, keys: &Column) {
+    /// The created times, less the earliest.
+    pub fn created(&self, open: &Open) -> Column {
+        open.created.iter().map(|time| time.saturating_sub(self.created_min)).collect()
+    }
+
+    /// A time that the entries were stored with.
+    pub fn stored_times(time: Time, open: &Open) -> Times {
+        let times = match time {
+            Time::When => &open.when,
+            Time::Expires => &open.expires,
+        };
+        Times::new(0, times.iter().map(|time| Some(*time)))
+    }
+
+    /// Takes the blocks back, so that entries can be added again.
+    pub fn reopen(&mut self, created: &Column, keys: &Column, when: &Times, expires: &Times) {
         let created = created.iter().map(|time| time.saturating_add(self.created_min));
-        self.open =
-            Some(Arc::new(Open { created: created.collect(), keys: keys.iter().collect() }));
+        let all = |times: &Times| {
+            (0..self.len()).map(|ordinal| times.get(ordinal).unwrap_or(TIME_NONE)).collect()
+        };
+        self.open = Some(Arc::new(Open {
+            created: created.collect(),
+            keys: keys.iter().collect(),
+            when: all(when),
+            expires: all(expires),
+        }));
     }
 
     /// How much memory it takes.
     pub fn bytes(&self) -> usize {
-        let open = self
-            .open
-            .as_ref()
-            .map_or(0, |open| (open.created.capacity() + open.keys.capacity()) * size_of::<u64>());
+        let open = self.open.as_ref().map_or(0, |open| {
+            let columns = [&open.created, &open.keys, &open.when, &open.expires];
+            columns.iter().map(|column| column.capacity() * size_of::<u64>()).sum()
+        });
         SEGMENT_BYTES
             + self.lsns.serialized_size()
             + self.cells.list.len() * CELL_BYTES
@@ -286,6 +346,8 @@ impl Segment {
         let marks = [self.number, self.folded_lsn, self.changed_lsn, self.stamp];
         out.push(u8::from(self.cold));
         marks.iter().chain(&times).for_each(|number| put_varint(&mut out, *number));
+        self.when.encode(&mut out);
+        self.expires.encode(&mut out);
         put_varint(&mut out, self.changed_in.len() as u64);
         self.changed_in.iter().for_each(|number| put_varint(&mut out, *number));
         put_varint(&mut out, self.cells.list.len() as u64);
@@ -312,6 +374,8 @@ impl Segment {
         segment.cold = cold;
         (segment.changed_lsn, segment.stamp) = (bytes.varint()?, bytes.varint()?);
         (segment.created_min, segment.created_max) = (bytes.varint()?, bytes.varint()?);
+        segment.when = Range::decode(&mut bytes)?;
+        segment.expires = Range::decode(&mut bytes)?;
         let changed_in = (0..bytes.varint()?).map(|_| bytes.varint()).collect::<Option<_>>()?;
         segment.changed_in = Arc::new(changed_in);
         let mut cells = Cells::default();

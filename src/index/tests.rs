@@ -6,6 +6,8 @@
     reason = "the index does its own I/O, and is damaged here; the numbers of a test are small"
 )]
 
+mod times;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -14,7 +16,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::entry::{EntryId, Filter, Order, Page, Timestamp};
-use crate::format::{ChangeRow, EntryRow, TIME_NONE};
+use crate::format::{ChangeRow, EntryRow, TIME_NONE, When};
 
 /// Summaries in memory.
 #[derive(Default)]
@@ -76,8 +78,8 @@ impl Index for Careless {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Store { domain: u8, kind: u8, created: u64, key: u64, status: usize },
-    Change { target: usize, status: usize },
+    Store { domain: u8, kind: u8, created: u64, key: u64, status: usize, times: Hours },
+    Change { target: usize, status: usize, times: Hours },
     Lose { from: usize, len: u64 },
     Burn(u64),
     Segment { folded: bool },
@@ -87,6 +89,29 @@ enum Step {
     Ask(Question),
 }
 
+/// Times that may change, in hours of the tests.
+#[derive(Debug, Clone)]
+struct Hours {
+    due: Option<u64>,
+    age: u64,
+    expires: Option<u64>,
+    /// The row leaves out what its state hangs on, if it may.
+    untold: bool,
+}
+
+/// An hour is so long that a row of three bytes is not exact.
+const HOUR_MS: u64 = 1 << 17;
+
+const STATUSES: [Status; 5] =
+    [Status::Pending, Status::Resolved, Status::Archived, Status::Replaying, Status::Expired];
+
+fn hours() -> impl Strategy<Value = Hours> {
+    let hour = || 0_u64..40;
+    let (due, expires) = (prop::option::of(hour()), prop::option::of(hour()));
+    (due, hour(), expires, prop::bool::weighted(0.05))
+        .prop_map(|(due, age, expires, untold)| Hours { due, age, expires, untold })
+}
+
 #[derive(Debug, Clone)]
 struct Question {
     status: Option<usize>,
@@ -94,6 +119,9 @@ struct Question {
     kind: Option<u8>,
     from: Option<u64>,
     to: Option<u64>,
+    due: Option<u64>,
+    expires: Option<u64>,
+    aged: Option<u64>,
     newest: bool,
     offset: u64,
     limit: usize,
@@ -101,21 +129,27 @@ struct Question {
 }
 
 fn question() -> impl Strategy<Value = Question> {
+    let hour = || prop::option::weighted(0.3, 0_u64..40);
     let filter = (
-        prop::option::of(0_usize..4),
+        prop::option::of(0_usize..5),
         prop::option::of(0_u8..4),
         prop::option::of(0_u8..3),
-        prop::option::weighted(0.3, 0_u64..1000),
-        prop::option::weighted(0.3, 0_u64..1000),
+        prop::option::weighted(0.2, 0_u64..1000),
+        prop::option::weighted(0.2, 0_u64..1000),
+        (hour(), hour(), hour()),
     );
     let page = (any::<bool>(), 0_u64..12, 0_usize..15, prop::option::weighted(0.4, 0_u64..200));
-    (filter, page).prop_map(|((status, domain, kind, from, to), (newest, offset, limit, after))| {
+    (filter, page).prop_map(|(filter, (newest, offset, limit, after))| {
+        let (status, domain, kind, from, to, (due, expires, aged)) = filter;
         Question {
             status,
             domain,
             kind,
             from,
             to,
+            due,
+            expires,
+            aged,
             newest,
             offset: if newest { offset } else { offset / 4 },
             limit,
@@ -126,11 +160,13 @@ fn question() -> impl Strategy<Value = Question> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        30 => (0_u8..3, 0_u8..2, 0_u64..1000, 0_u64..20, 0_usize..3).prop_map(
-            |(domain, kind, created, key, status)| Step::Store { domain, kind, created, key, status }
+        30 => (0_u8..3, 0_u8..2, 0_u64..1000, 0_u64..20, 0_usize..3, hours()).prop_map(
+            |(domain, kind, created, key, status, times)| {
+                Step::Store { domain, kind, created, key, status, times }
+            }
         ),
-        20 => (any::<usize>(), 0_usize..4)
-            .prop_map(|(target, status)| Step::Change { target, status }),
+        20 => (any::<usize>(), 0_usize..5, hours())
+            .prop_map(|(target, status, times)| Step::Change { target, status, times }),
         1 => (any::<usize>(), 0_u64..6).prop_map(|(from, len)| Step::Lose { from, len }),
         3 => (1_u64..9).prop_map(Step::Burn),
         4 => any::<bool>().prop_map(|folded| Step::Segment { folded }),
@@ -150,7 +186,38 @@ struct Known {
     kind: String,
     created: u64,
     key: u64,
+    times: Hours,
     change: Option<(u64, Position)>,
+}
+
+impl Hours {
+    /// What a row says that the state hangs on.
+    fn when_ms(&self, status: Status) -> u64 {
+        let hour = if status.has_age() { Some(self.age) } else { self.due };
+        hour.map_or(TIME_NONE, |hour| hour * HOUR_MS)
+    }
+
+    fn expires_ms(&self) -> u64 {
+        self.expires.map_or(TIME_NONE, |hour| hour * HOUR_MS)
+    }
+}
+
+impl Known {
+    fn fits(&self, filter: &Filter) -> bool {
+        let before = |hour: u64, end: Timestamp| Timestamp(hour * HOUR_MS) < end;
+        filter.status.is_none_or(|status| status == self.status)
+            && filter.domain.as_ref().is_none_or(|domain| *domain == self.domain)
+            && filter.failure_type.as_ref().is_none_or(|kind| *kind == self.kind)
+            && filter.created_from.is_none_or(|from| from.0 <= self.created)
+            && filter.created_to.is_none_or(|to| self.created <= to.0)
+            && filter.due_at.is_none_or(|at| self.times.due.is_none_or(|due| due * HOUR_MS <= at.0))
+            && filter
+                .expires_before
+                .is_none_or(|end| self.times.expires.is_some_and(|hour| before(hour, end)))
+            && filter
+                .aged_before
+                .is_none_or(|end| self.status.has_age() && before(self.times.age, end))
+    }
 }
 
 /// The naive model and the catalog, side by side.
@@ -189,9 +256,14 @@ impl Pair {
                 lsn,
                 offset: lsn * 64,
                 created_ms: known.created,
-                expires_ms: TIME_NONE,
+                expires_ms: known.times.expires_ms(),
                 key_hash: known.key,
                 status: known.status,
+                when: if known.times.untold {
+                    When::UNKNOWN
+                } else {
+                    When::of(known.created, known.times.when_ms(known.status))
+                },
                 domain: summary.term(&known.domain),
                 failure_type: summary.term(&known.kind),
             };
@@ -205,7 +277,7 @@ impl Pair {
         self.all.push(lsn);
     }
 
-    fn change(&mut self, target: usize, status: Status) {
+    fn change(&mut self, target: usize, status: Status, times: &Hours) {
         self.lsn += 1;
         let lsn = self.lsn;
         let target = self.all.get(target % self.all.len().max(1)).copied().unwrap_or(0);
@@ -215,8 +287,12 @@ impl Pair {
             offset: lsn * 64,
             status,
             updated_ms: 0,
-            not_before_ms: TIME_NONE,
-            expires_ms: TIME_NONE,
+            when_ms: if times.untold && status.has_age() {
+                TIME_NONE
+            } else {
+                times.when_ms(status)
+            },
+            expires_ms: times.expires_ms(),
         };
         let segment = self.rows.last(|summary| {
             summary.changes.push(row.clone());
@@ -226,6 +302,7 @@ impl Pair {
         self.catalog.changed(segment, &row);
         if let Some(known) = self.known.get_mut(&target) {
             known.status = status;
+            known.times = times.clone();
             known.change = Some((lsn, Position { segment, offset: row.offset }));
         }
     }
@@ -250,17 +327,20 @@ impl Pair {
 
     fn run(&mut self, step: &Step, open: Open<'_>) {
         match step {
-            Step::Store { domain, kind, created, key, status } => self.store(Known {
+            Step::Store { domain, kind, created, key, status, times } => self.store(Known {
                 segment: 0,
                 ordinal: 0,
-                status: Status::ALL[*status],
+                status: STATUSES[*status],
                 domain: format!("d{domain}"),
                 kind: format!("k{kind}"),
                 created: *created,
                 key: key.wrapping_mul(0x1234_5678_9abc_def1),
+                times: times.clone(),
                 change: None,
             }),
-            Step::Change { target, status } => self.change(*target, Status::ALL[*status]),
+            Step::Change { target, status, times } => {
+                self.change(*target, STATUSES[*status], times);
+            }
             Step::Lose { from, len } => {
                 let from = *from as u64 % self.lsn;
                 self.lose(from, self.lsn.min(from + len));
@@ -292,22 +372,20 @@ impl Pair {
 
     fn ask(&self, question: &Question) {
         let filter = Filter {
-            status: question.status.map(|status| Status::ALL[status]),
+            status: question.status.map(|status| STATUSES[status]),
             domain: question.domain.map(|domain| format!("d{domain}")),
             failure_type: question.kind.map(|kind| format!("k{kind}")),
             created_from: question.from.map(Timestamp),
             created_to: question.to.map(Timestamp),
+            due_at: question.due.map(|hour| Timestamp(hour * HOUR_MS)),
+            expires_before: question.expires.map(|hour| Timestamp(hour * HOUR_MS)),
+            aged_before: question.aged.map(|hour| Timestamp(hour * HOUR_MS)),
         };
-        let fits = |known: &Known| {
-            filter.status.is_none_or(|status| status == known.status)
-                && filter.domain.as_ref().is_none_or(|domain| *domain == known.domain)
-                && filter.failure_type.as_ref().is_none_or(|kind| *kind == known.kind)
-                && question.from.is_none_or(|from| from <= known.created)
-                && question.to.is_none_or(|to| known.created <= to)
-        };
+        let fits = |known: &&Known| known.fits(&filter);
+        let confirm: query::Confirm<'_> = &mut |lsn| Ok(fits(&&self.known[&lsn]));
         let mut ids: Vec<u64> =
             self.known.iter().filter(|(_, known)| fits(known)).map(|(lsn, _)| *lsn).collect();
-        assert_eq!(self.catalog.count(&self.rows, &filter).unwrap(), ids.len() as u64);
+        assert_eq!(self.catalog.count(&self.rows, &filter, confirm).unwrap(), ids.len() as u64);
         let order = if question.newest { Order::Newest } else { Order::Oldest };
         if question.newest {
             ids.reverse();
@@ -325,7 +403,7 @@ impl Pair {
         };
         let expected: Vec<u64> =
             ids.into_iter().skip(question.offset as usize).take(question.limit).collect();
-        assert_eq!(self.catalog.select(&self.rows, &filter, page).unwrap(), expected);
+        assert_eq!(self.catalog.select(&self.rows, &filter, page, confirm).unwrap(), expected);
     }
 
     fn check(&self) {
@@ -431,6 +509,14 @@ proptest! {
     }
 }
 
+fn select(catalog: &Catalog, rows: &Rows, filter: &Filter, page: Page) -> Vec<u64> {
+    catalog.select(rows, filter, page, &mut |lsn| panic!("{lsn} is read")).unwrap()
+}
+
+fn count(catalog: &Catalog, rows: &Rows, filter: &Filter) -> u64 {
+    catalog.count(rows, filter, &mut |lsn| panic!("{lsn} is read")).unwrap()
+}
+
 fn large(entries: u64, per_segment: u64, changed: bool) -> Rows {
     let mut segments = Vec::new();
     let mut lsn = 0;
@@ -445,6 +531,7 @@ fn large(entries: u64, per_segment: u64, changed: bool) -> Rows {
                 offset: at * 1024,
                 created_ms: 1_700_000_000_000 + lsn,
                 expires_ms: TIME_NONE,
+                when: When::NONE,
                 key_hash: lsn.wrapping_mul(0x9e37_79b9_7f4a_7c15),
                 status: Status::Pending,
                 domain,
@@ -459,7 +546,7 @@ fn large(entries: u64, per_segment: u64, changed: bool) -> Rows {
                     offset: at * 1024 + 512,
                     status: Status::Resolved,
                     updated_ms: 0,
-                    not_before_ms: TIME_NONE,
+                    when_ms: 1_700_000_000_000 + lsn,
                     expires_ms: TIME_NONE,
                 });
             }
@@ -498,19 +585,23 @@ fn a_checkpoint_behind_the_commits_is_not_reused() {
     assert!(!Catalog::new(index, 0).load(&rows, Some(120), &mut |_, _| {}).unwrap().reused);
 }
 
+fn entries_of_figures() -> u64 {
+    std::env::var("ENTRIES").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000)
+}
+
+fn timed(what: &str, run: &mut dyn FnMut() -> u64) {
+    let from = std::time::Instant::now();
+    let result = run();
+    println!("{what}: {:?} ({result})", from.elapsed());
+}
+
 /// Prints figures; run by name with `--ignored --nocapture`, in release.
 #[test]
 #[ignore = "prints figures, takes gigabytes"]
 fn figures() {
-    let entries: u64 =
-        std::env::var("ENTRIES").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
+    let entries = entries_of_figures();
     let rows = large(entries, 16_000, true);
     let dir = tempfile::tempdir().unwrap();
-    let timed = |what: &str, run: &mut dyn FnMut() -> u64| {
-        let from = std::time::Instant::now();
-        let result = run();
-        println!("{what}: {:?} ({result})", from.elapsed());
-    };
     let resident = || {
         let text = std::fs::read_to_string("/proc/self/statm").unwrap();
         text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / 1024
@@ -546,10 +637,10 @@ fn figures() {
     for offset in [0, entries / 50, entries] {
         for filter in [&Filter::default(), &filter, &rare] {
             let page = Page { offset, ..Page::default() };
-            timed("page", &mut || catalog.select(&rows, filter, page).unwrap().len() as u64);
+            timed("page", &mut || select(&catalog, &rows, filter, page).len() as u64);
         }
     }
-    timed("count", &mut || catalog.count(&rows, &rare).unwrap());
+    timed("count", &mut || count(&catalog, &rows, &rare));
     timed("cells", &mut || catalog.cells().len() as u64);
     timed("missing keys, 1000", &mut || {
         (0..1000).map(|key| catalog.candidates(&rows, key).unwrap().len() as u64).sum()
@@ -589,6 +680,7 @@ fn a_change_that_is_folded_in_does_not_count_again() {
         expires_ms: TIME_NONE,
         key_hash: 9,
         status: Status::Resolved,
+        when: When::NONE,
         domain: term,
         failure_type: term,
     };
@@ -602,7 +694,7 @@ fn a_change_that_is_folded_in_does_not_count_again() {
             offset: lsn * 8,
             status,
             updated_ms: times.0,
-            not_before_ms: times.1,
+            when_ms: times.1,
             expires_ms: times.2,
         });
     }
@@ -631,6 +723,7 @@ fn readers_beside_commits_and_folds_see_whole_states() {
         kind: "k".into(),
         created: at,
         key: at,
+        times: Hours { due: None, age: 0, expires: None, untold: false },
         change: None,
     };
     (0..200).for_each(|at| pair.store(known(at)));
@@ -654,8 +747,10 @@ fn readers_beside_commits_and_folds_see_whole_states() {
                     if reader == 0 {
                         catalog.fold(rows).unwrap();
                     }
-                    let ids = catalog.select(rows, &Filter::default(), Page::default()).unwrap();
+                    let ids = select(catalog, rows, &Filter::default(), Page::default());
                     assert_eq!(ids.len(), 100);
+                    let due = Filter { due_at: Some(Timestamp::MAX), ..Filter::default() };
+                    assert_eq!(catalog.count(rows, &due, &mut |_| Ok(true)).unwrap(), 300);
                 }
             });
         }
@@ -666,7 +761,7 @@ fn readers_beside_commits_and_folds_see_whole_states() {
                 offset: at * 8,
                 status: Status::ALL[usize::try_from(at % 9).unwrap()],
                 updated_ms: 0,
-                not_before_ms: TIME_NONE,
+                when_ms: TIME_NONE,
                 expires_ms: TIME_NONE,
             };
             rows.last(|summary| summary.changes.push(row.clone()));

@@ -13,6 +13,7 @@ mod cli;
 mod crash;
 mod damage;
 mod drain;
+mod due;
 mod env;
 mod env_simulated;
 mod format;
