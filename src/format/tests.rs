@@ -142,3 +142,22 @@ fn a_time_may_be_missing_or_not_told() {
     let exact = When::of(5, 5 + (1 << 19) - 1);
     assert_eq!(exact.bounds(5), (5 + (1 << 19) - 1, 5 + (1 << 19) - 1));
 }
+
+proptest! {
+    #[test]
+    fn a_footer_may_leave_out_what_version_1_0_did(records in summary(), other in any::<u64>()) {
+        let mut footer = records.clone();
+        footer.entries.iter_mut().for_each(|row| row.when = When::UNKNOWN);
+        for row in footer.changes.iter_mut().filter(|row| row.status.has_age()) {
+            row.when_ms = TIME_NONE;
+        }
+        prop_assert!(footer.agrees_with(&records));
+        prop_assert!(records.agrees_with(&records));
+        if let Some(row) = footer.changes.first_mut() {
+            row.updated_ms ^= other | 1;
+            prop_assert!(!footer.agrees_with(&records));
+        }
+        footer.changes.pop();
+        prop_assert_eq!(footer.agrees_with(&records), records.changes.is_empty());
+    }
+}
