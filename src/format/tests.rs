@@ -148,7 +148,7 @@ proptest! {
     fn a_footer_may_leave_out_what_version_1_0_did(records in summary(), other in any::<u64>()) {
         let mut footer = records.clone();
         footer.entries.iter_mut().for_each(|row| row.when = When::UNKNOWN);
-        for row in footer.changes.iter_mut().filter(|row| row.status.has_age()) {
+        for row in footer.changes.iter_mut().filter(|row| row.status.is_some_and(Status::has_age)) {
             row.when_ms = TIME_NONE;
         }
         prop_assert!(footer.agrees_with(&records));
