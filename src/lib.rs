@@ -76,8 +76,8 @@ pub use repository::{
 pub use service::{
     AuditRecord, CleanupResult, DlqBatchReplayStats, DlqEvent, DlqRecoveryResult, DlqService,
     DlqThrottleBatchReplayResult, DlqThrottleReplayResult, DomainCounters, EarlyStop, EntryPage,
-    History, ListRequest, PurgeSelection, ReplayOptions, ResolveBatchResult, ResolveError,
-    ResolveRequest, ResolveResult, RetryResult, ServiceStats, Skip,
+    History, ListRequest, PurgeSelection, ReplayOptions, ReplayPreview, ResolveBatchResult,
+    ResolveError, ResolveRequest, ResolveResult, RetryResult, ServiceStats, Skip,
 };
 pub use throttle::{
     AdaptiveBatchSize, AdaptiveThrottle, BatchOutcome, BatchSizeConfig, Denial, Emergency,

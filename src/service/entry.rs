@@ -1,8 +1,9 @@
 //! Acting on single entries: resolve one or many, look at one, read its history.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Serialize;
 
-use super::query::id_of;
 use super::{DlqEvent, DlqService};
 use crate::engine::{Changed, Decision};
 use crate::entry::{Act, Action, Attempt, Cause, Entry, EntryId, Status, Timestamp};
@@ -73,8 +74,8 @@ pub struct ResolveBatchResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ResolveError {
-    /// The id as it was given.
-    pub id: String,
+    /// The entry.
+    pub id: EntryId,
     /// Why.
     pub error: String,
 }
@@ -141,9 +142,8 @@ impl DlqService {
     ///
     /// [`DlqError::NotFound`], [`DlqError::StateConflict`], and [`DlqError::Engine`] for another
     /// target status or when the store cannot be written.
-    pub fn resolve_entry(&self, pk: &str, request: &ResolveRequest) -> DlqResult<ResolveResult> {
+    pub fn resolve_entry(&self, id: EntryId, request: &ResolveRequest) -> DlqResult<ResolveResult> {
         request.check()?;
-        let id = id_of(pk)?;
         let repository = self.repository()?;
         let now = repository.now();
         let mut from = None;
@@ -159,12 +159,12 @@ impl DlqService {
                 Ok(ResolveResult::of(&entry, from))
             }
             Some(Changed::Kept(entry)) => Err(conflict(&entry)),
-            _ => Err(DlqError::NotFound { id: pk.to_owned() }),
+            _ => Err(DlqError::NotFound { id: id.to_string() }),
         }
     }
 
     /// Resolves or rejects many entries, in chunks. An id that is unknown or already resolved is
-    /// refused and does not stop the others; of an id that is given twice the second is skipped.
+    /// refused and does not stop the others; an id that is given again is skipped.
     ///
     /// # Errors
     ///
@@ -172,7 +172,7 @@ impl DlqService {
     /// store cannot be written; chunks before stay resolved.
     pub fn resolve_entries_batch(
         &self,
-        pks: &[String],
+        ids: &[EntryId],
         request: &ResolveRequest,
     ) -> DlqResult<ResolveBatchResult> {
         request.check()?;
@@ -181,17 +181,11 @@ impl DlqService {
             let bound = format!("{} to {}", CHUNK.start(), CHUNK.end());
             return Err(DlqError::Engine(Error::invalid("chunk_size", chunk_size, bound)));
         }
-        let mut result = ResolveBatchResult { total: pks.len() as u64, ..Default::default() };
-        let mut ids: Vec<EntryId> = Vec::with_capacity(pks.len());
-        let mut seen = std::collections::HashSet::new();
-        for pk in pks {
-            match id_of(pk) {
-                Ok(id) if seen.insert(id) => ids.push(id),
-                Ok(_) => result.skipped += 1,
-                Err(error) => result.refuse(pk, &error),
-            }
-        }
-        for chunk in ids.chunks(chunk_size as usize) {
+        let mut result = ResolveBatchResult { total: ids.len() as u64, ..Default::default() };
+        let mut seen = HashSet::new();
+        let once: Vec<EntryId> = ids.iter().copied().filter(|id| seen.insert(*id)).collect();
+        result.skipped = result.total - once.len() as u64;
+        for chunk in once.chunks(chunk_size as usize) {
             result.chunks += 1;
             self.resolve_chunk(chunk, request, &mut result)?;
         }
@@ -204,8 +198,8 @@ impl DlqService {
     /// # Errors
     ///
     /// [`DlqError::Engine`] when the store cannot be read.
-    pub fn get_entry(&self, pk: &str) -> DlqResult<Option<Entry>> {
-        self.get_entry_by_id(pk)
+    pub fn get_entry(&self, id: EntryId) -> DlqResult<Option<Entry>> {
+        self.get_entry_by_id(id)
     }
 
     /// What happened to an entry, as far as its record carries it: the last 8 attempts, the last
@@ -214,9 +208,9 @@ impl DlqService {
     /// # Errors
     ///
     /// [`DlqError::NotFound`], [`DlqError::Engine`] when the store cannot be read.
-    pub fn history(&self, pk: &str) -> DlqResult<History> {
-        let entry = self.get_entry_by_id(pk)?;
-        let entry = entry.ok_or_else(|| DlqError::NotFound { id: pk.to_owned() })?;
+    pub fn history(&self, id: EntryId) -> DlqResult<History> {
+        let entry = self.get_entry_by_id(id)?;
+        let entry = entry.ok_or_else(|| DlqError::NotFound { id: id.to_string() })?;
         Ok(History {
             attempts: entry.attempts,
             attempts_older: entry.attempts_older,
@@ -233,7 +227,7 @@ impl DlqService {
     ) -> DlqResult<()> {
         let repository = self.repository()?;
         let now = repository.now();
-        let mut before = std::collections::HashMap::new();
+        let mut before = HashMap::new();
         let changed = repository.change_all(ids, &mut |entry| {
             before.insert(entry.operation.id, entry.operation.status);
             Ok(request.decide(entry, now).unwrap_or(Decision::Keep))
@@ -246,10 +240,9 @@ impl DlqService {
                     let from = before.get(id).copied().unwrap_or_default();
                     self.tell_resolved(&entry, from, &request.act)?;
                 }
-                Changed::Kept(entry) => result.refuse(&id.to_string(), &conflict(&entry)),
+                Changed::Kept(entry) => result.refuse(*id, &conflict(&entry)),
                 Changed::Missing | Changed::Removed(_) => {
-                    let id = id.to_string();
-                    result.refuse(&id, &DlqError::NotFound { id: id.clone() });
+                    result.refuse(*id, &DlqError::NotFound { id: id.to_string() });
                 }
             }
         }
@@ -284,9 +277,9 @@ impl ResolveResult {
 }
 
 impl ResolveBatchResult {
-    fn refuse(&mut self, id: &str, error: &DlqError) {
+    fn refuse(&mut self, id: EntryId, error: &DlqError) {
         self.failed += 1;
-        self.errors.push(ResolveError { id: id.to_owned(), error: error.to_string() });
+        self.errors.push(ResolveError { id, error: error.to_string() });
     }
 }
 

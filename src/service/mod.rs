@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::config::DlqConfig;
-use crate::entry::Act;
 use crate::error::{DlqError, DlqResult, Error};
 use crate::replay::Handlers;
 use crate::repository::FailedOperationRepository;
@@ -27,7 +26,7 @@ pub use maintenance::{CleanupResult, PurgeSelection};
 pub use query::{DomainCounters, EntryPage, ListRequest, ServiceStats};
 pub use replay::{
     DlqBatchReplayStats, DlqRecoveryResult, DlqThrottleBatchReplayResult, DlqThrottleReplayResult,
-    EarlyStop, ReplayOptions, Skip,
+    EarlyStop, ReplayOptions, ReplayPreview, Skip,
 };
 pub use retry::RetryResult;
 
@@ -107,9 +106,4 @@ impl DlqService {
     fn tell(&self, repository: &dyn FailedOperationRepository, event: DlqEvent) {
         self.inner.listeners.tell(&AuditRecord { at: repository.now(), event });
     }
-}
-
-/// Who acts when nobody is named.
-fn act_of(actor: &str) -> Act {
-    Act { actor: actor.to_owned(), ..Act::default() }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::DlqService;
 use crate::engine::{Accounting, Facets, Statistics, TallyRow};
 use crate::entry::{Cause, Entry, EntryId, Filter, Order, Page, Status};
-use crate::error::{DlqError, DlqResult, Error};
+use crate::error::DlqResult;
 use crate::repository::SlaThresholds;
 use std::time::Duration;
 
@@ -130,7 +130,7 @@ impl DlqService {
     ///
     /// # Errors
     ///
-    /// [`DlqError::Engine`] when the store cannot be read.
+    /// [`DlqError::Engine`](crate::DlqError::Engine) when the store cannot be read.
     pub fn get_pending_entries(
         &self,
         domain: Option<&str>,
@@ -184,13 +184,12 @@ impl DlqService {
         Ok(repository.find_expired(repository.now(), usize::MAX)?)
     }
 
-    /// The entry with this id; `None` when there is none, or when it is not an id.
+    /// The entry with this id; `None` when there is none.
     ///
     /// # Errors
     ///
     /// As [`get_pending_entries`](Self::get_pending_entries).
-    pub fn get_entry_by_id(&self, dlq_id: &str) -> DlqResult<Option<Entry>> {
-        let Ok(id) = dlq_id.parse() else { return Ok(None) };
+    pub fn get_entry_by_id(&self, id: EntryId) -> DlqResult<Option<Entry>> {
         Ok(self.repository()?.get_by_id(id)?)
     }
 
@@ -310,9 +309,4 @@ impl DomainCounters {
             Cause::Other | Cause::Leased | Cause::Released => {}
         }
     }
-}
-
-/// An id as the reference gives it: text that nobody parses but us.
-pub(super) fn id_of(pk: &str) -> DlqResult<EntryId> {
-    pk.parse().map_err(|_: Error| DlqError::NotFound { id: pk.to_owned() })
 }

@@ -13,6 +13,7 @@ mod feed;
 mod gates;
 mod kept;
 mod pace;
+mod preview;
 mod recovery;
 mod tally;
 mod throttled;
@@ -28,6 +29,7 @@ use crate::entry::{EntryId, ReplayType, Timestamp, normalize_domain};
 use crate::error::DlqResult;
 use crate::repository::{FailedOperationRepository, Released};
 
+pub use preview::ReplayPreview;
 pub use recovery::DlqRecoveryResult;
 pub use tally::{EarlyStop, Skip};
 pub use throttled::{DlqThrottleBatchReplayResult, DlqThrottleReplayResult};

@@ -104,9 +104,8 @@ fn pending_and_replayable_entries_come_oldest_first() {
         assert_eq!(ids(&limited.unwrap()), [first]);
         let none = fixture.service.get_pending_entries(None, Some("OTHER"), None).unwrap();
         assert_eq!(none, []);
-        assert_eq!(fixture.service.get_entry_by_id("no id").unwrap(), None);
-        assert_eq!(fixture.service.get_entry_by_id("999").unwrap(), None);
-        let entry = fixture.service.get_entry(&first.to_string()).unwrap().unwrap();
+        assert_eq!(fixture.service.get_entry_by_id(EntryId(999)).unwrap(), None);
+        let entry = fixture.service.get_entry(first).unwrap().unwrap();
         assert_eq!(entry, fixture.entry(first));
     });
 }
@@ -334,23 +333,21 @@ fn an_operator_resolves_with_a_note_on_record() {
     over_all(|fixture| {
         let id = fixture.stored("orders");
         let now = fixture.repository.now();
-        let result = fixture.service.resolve_entry(&id.to_string(), &resolve()).unwrap();
+        let result = fixture.service.resolve_entry(id, &resolve()).unwrap();
         assert!(result.success);
         assert_eq!((result.id, result.previous_status), (id, Status::Pending));
         assert_eq!((result.current_status, result.resolved_at), (Status::Resolved, Some(now)));
         assert_eq!(result.notes, "paid");
-        let history = fixture.service.history(&id.to_string()).unwrap();
+        let history = fixture.service.history(id).unwrap();
         let action = &history.audit[0];
         assert_eq!((&*action.actor, &*action.action), ("kim", "resolve"));
         assert_eq!((&*action.reason, &*action.ticket), ("paid by hand", "T-1"));
         assert_eq!((action.from, action.to), (Status::Pending, Status::Resolved));
         assert_eq!(fixture.entry(id).operation.resolution_type, "manual");
-        let again = fixture.service.resolve_entry(&id.to_string(), &resolve()).unwrap_err();
+        let again = fixture.service.resolve_entry(id, &resolve()).unwrap_err();
         assert!(matches!(again, DlqError::StateConflict { .. }), "{again:?}");
-        for unknown in ["999", "no id", ""] {
-            let error = fixture.service.resolve_entry(unknown, &resolve()).unwrap_err();
-            assert!(matches!(error, DlqError::NotFound { .. }), "{error:?}");
-        }
+        let error = fixture.service.resolve_entry(EntryId(999), &resolve()).unwrap_err();
+        assert!(matches!(error, DlqError::NotFound { .. }), "{error:?}");
         assert_eq!(fixture.events()[0]["event"], "DLQ_RESOLVED");
         assert_eq!(fixture.events()[0]["from"], "pending");
     });
@@ -362,15 +359,15 @@ fn a_rejection_is_a_resolution_of_another_kind() {
         let id = fixture.stored("orders");
         let mut request = resolve();
         request.status = Status::Rejected;
-        let result = fixture.service.resolve_entry(&id.to_string(), &request).unwrap();
+        let result = fixture.service.resolve_entry(id, &request).unwrap();
         assert_eq!(result.current_status, Status::Rejected);
         assert!(result.resolved_at.is_some());
         assert_eq!(fixture.entry(id).operation.resolved_at, None);
         request.status = Status::Pending;
-        let error = fixture.service.resolve_entry(&id.to_string(), &request).unwrap_err();
+        let error = fixture.service.resolve_entry(id, &request).unwrap_err();
         assert!(matches!(error, DlqError::Engine(Error::Invalid { .. })), "{error:?}");
         // A judgment may be revised.
-        fixture.service.resolve_entry(&id.to_string(), &resolve()).unwrap();
+        fixture.service.resolve_entry(id, &resolve()).unwrap();
         assert_eq!(fixture.status(id), Status::Resolved);
     });
 }
@@ -381,7 +378,7 @@ fn a_resolution_beats_a_replay_that_runs() {
         let id = fixture.stored("orders");
         let (leased, _) =
             fixture.repository.try_acquire_for_replay(id, LEASE, false, None).unwrap().unwrap();
-        fixture.service.resolve_entry(&id.to_string(), &resolve()).unwrap();
+        fixture.service.resolve_entry(id, &resolve()).unwrap();
         let failure = Completion::Failure { note: "late".into(), not_before: None };
         let late = fixture.repository.complete_replay(leased, &failure).unwrap_err();
         assert!(matches!(late, Error::LeaseLost { .. }), "{late:?}");
@@ -396,16 +393,16 @@ fn a_batch_of_resolutions_goes_on_past_refusals() {
     over_all(|fixture| {
         let stored: Vec<_> = (0..120).map(|_| fixture.stored("orders")).collect();
         fixture.set(stored[0], Status::Archived);
-        let mut pks: Vec<String> = stored.iter().map(ToString::to_string).collect();
-        pks.extend(["999".to_owned(), "x".to_owned(), stored[1].to_string()]);
+        let mut pks = stored.clone();
+        pks.extend([EntryId(999), stored[1]]);
         let mut request = resolve();
         request.chunk_size = Some(50);
         let result = fixture.service.resolve_entries_batch(&pks, &request).unwrap();
-        assert_eq!((result.total, result.resolved, result.skipped), (123, 119, 1));
-        assert_eq!((result.failed, result.chunks), (3, 3));
-        let refused: Vec<_> = result.errors.iter().map(|error| error.id.clone()).collect();
-        assert_eq!(refused, ["x".to_owned(), stored[0].to_string(), "999".to_owned()]);
-        assert!(result.errors[1].error.contains("archived"), "{:?}", result.errors[1]);
+        assert_eq!((result.total, result.resolved, result.skipped), (122, 119, 1));
+        assert_eq!((result.failed, result.chunks), (2, 3));
+        let refused: Vec<_> = result.errors.iter().map(|error| error.id).collect();
+        assert_eq!(refused, [stored[0], EntryId(999)]);
+        assert!(result.errors[0].error.contains("archived"), "{:?}", result.errors[0]);
         for chunk_size in [0, 10_001] {
             request.chunk_size = Some(chunk_size);
             let error = fixture.service.resolve_entries_batch(&pks, &request).unwrap_err();
@@ -434,7 +431,7 @@ fn statistics_count_what_ever_happened() {
         repository.start(leased[0], ReplayType::Batch).unwrap();
         let later = Completion::Throttled { note: String::new(), not_before: None };
         repository.complete_replay(leased[0], &later).unwrap();
-        fixture.service.resolve_entry(&batch.to_string(), &resolve()).unwrap();
+        fixture.service.resolve_entry(batch, &resolve()).unwrap();
         fixture.set(retried, Status::Archived);
         fixture.service.purge_archived(&PurgeSelection::Ids(vec![retried]), None).unwrap();
 
@@ -461,7 +458,7 @@ fn a_listener_that_panics_harms_nobody() {
     over_all(|fixture| {
         fixture.service.on_event(|_| panic!("not our day"));
         let id = fixture.stored("orders");
-        fixture.service.resolve_entry(&id.to_string(), &resolve()).unwrap();
+        fixture.service.resolve_entry(id, &resolve()).unwrap();
         assert_eq!(fixture.status(id), Status::Resolved);
         assert_eq!(fixture.events().len(), 1);
     });

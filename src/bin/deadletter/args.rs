@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use crate::failure::Refusal;
 use crate::{
     archive, checkpoint, cleanup, completions, dump, expire, export, facets, import, list, purge,
-    put, rebuild_index, resolve, run, show, sla, stats, verify,
+    put, rebuild_index, redrive, release, replay, resolve, retry, run, show, sla, stats, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -76,7 +76,11 @@ pub enum Command {
     Stats(stats::StatsArgs),
     Facets(facets::FacetsArgs),
     Sla(sla::SlaArgs),
+    Replay(replay::ReplayArgs),
+    Retry(retry::RetryArgs),
+    Redrive(redrive::RedriveArgs),
     Resolve(resolve::ResolveArgs),
+    Release(release::ReleaseArgs),
     Expire(expire::ExpireArgs),
     Archive(archive::ArchiveArgs),
     Purge(purge::PurgeArgs),

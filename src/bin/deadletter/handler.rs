@@ -6,12 +6,17 @@ mod rerun;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use deadletter::ReplayHandler;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::settings::Context;
+
+/// What a handler asks for when it is not to run any more: long enough to end the replay, and
+/// short enough that the entry is due when the user comes back. The attempt is not charged.
+const STOPPED: Duration = Duration::from_secs(1);
 
 /// Whether the user asked us to stop. Commands that run get the terminal's signals themselves.
 #[derive(Debug, Clone)]

@@ -26,7 +26,11 @@ mod output;
 mod purge;
 mod put;
 mod rebuild_index;
+mod redrive;
+mod release;
+mod replay;
 mod resolve;
+mod retry;
 mod run;
 mod service;
 mod settings;
@@ -92,6 +96,10 @@ fn dispatch(cli: &Cli) -> Result<u8> {
                 Command::Stats(_) => stats::stats(&context),
                 Command::Facets(args) => facets::facets(&context, args),
                 Command::Sla(_) => sla::sla(&context),
+                Command::Replay(args) => replay::replay(&context, args),
+                Command::Retry(args) => retry::retry(&context, args),
+                Command::Redrive(args) => redrive::redrive(&context, args),
+                Command::Release(args) => release::release(&context, args),
                 Command::Resolve(args) => resolve::resolve(&context, args),
                 Command::Expire(_) => expire::expire(&context),
                 Command::Archive(args) => archive::archive(&context, args),

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use deadletter::{DlqService, ResolveBatchResult, ResolveRequest, Status};
+use deadletter::{DlqService, EntryId, ResolveBatchResult, ResolveRequest, Status};
 
 use crate::args::EntryName;
 use crate::failure::Exit;
@@ -50,9 +50,9 @@ pub fn resolve(context: &Context, args: &ResolveArgs) -> Result<Exit> {
         request.act = act.clone();
         request.act.reason.clone_from(&args.notes);
         let ids = args.ids.iter().map(|name| context.id_of(service, *name));
-        let ids = ids.collect::<Result<Vec<String>>>()?;
+        let ids = ids.collect::<Result<Vec<EntryId>>>()?;
         exit = match ids.as_slice() {
-            [id] => one(context, service, id, &request)?,
+            [id] => one(context, service, *id, &request)?,
             ids => many(context, service, ids, &request)?,
         };
         Ok(())
@@ -63,7 +63,7 @@ pub fn resolve(context: &Context, args: &ResolveArgs) -> Result<Exit> {
 fn one(
     context: &Context,
     service: &DlqService,
-    id: &str,
+    id: EntryId,
     request: &ResolveRequest,
 ) -> Result<Exit> {
     let result = service.resolve_entry(id, request)?;
@@ -79,7 +79,7 @@ fn one(
 fn many(
     context: &Context,
     service: &DlqService,
-    ids: &[String],
+    ids: &[EntryId],
     request: &ResolveRequest,
 ) -> Result<Exit> {
     let result = service.resolve_entries_batch(ids, request)?;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deadletter::{Act, DlqConfig, DlqService, Engine, Error, FailedOperationRepository, Page};
+use deadletter::{
+    Act, DlqConfig, DlqService, Engine, EntryId, Error, FailedOperationRepository, Page,
+};
 
 use crate::args::EntryName;
 use crate::settings::{Context, Work};
@@ -45,14 +47,14 @@ impl Context {
     }
 
     /// The id of an entry as the service takes it.
-    pub fn id_of(&self, service: &DlqService, name: EntryName) -> Result<String> {
+    pub fn id_of(&self, service: &DlqService, name: EntryName) -> Result<EntryId> {
         match name {
-            EntryName::Id(id) => Ok(id.to_string()),
+            EntryName::Id(id) => Ok(id),
             EntryName::Last => {
                 let page = Page { limit: 1, ..Page::default() };
                 let newest = service.repository()?.select(&deadletter::Filter::default(), page)?;
                 let id = newest.first().ok_or(Error::NotFound { id: "at all yet".into() })?;
-                Ok(id.to_string())
+                Ok(*id)
             }
         }
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use deadletter::{Entry, Outcome, ReplayAttempt, ReplayHandler, Verdict};
+use deadletter::{Outcome, ReplayAttempt, ReplayHandler};
 
 use super::{Stop, process};
 use crate::failure::Refusal;
@@ -40,13 +40,9 @@ impl Exec {
 }
 
 impl ReplayHandler for Exec {
-    fn can_replay(&self, _entry: &Entry) -> Verdict {
-        if self.stop.asked() { Verdict::No("stopped by a signal".into()) } else { Verdict::Yes }
-    }
-
     fn replay(&self, attempt: &ReplayAttempt<'_>) -> Outcome {
         if self.stop.asked() {
-            return Outcome::throttled(Some(Duration::ZERO));
+            return Outcome::throttled(Some(super::STOPPED));
         }
         let entry = attempt.entry();
         let input = match serde_json::to_vec(entry) {

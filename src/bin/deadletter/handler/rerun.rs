@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::Command;
-use std::time::Duration;
 
 use deadletter::{Entry, Outcome, ReplayAttempt, ReplayHandler, Verdict};
 use serde_json::Value;
@@ -34,9 +33,6 @@ impl Rerun {
 
 impl ReplayHandler for Rerun {
     fn can_replay(&self, entry: &Entry) -> Verdict {
-        if self.stop.asked() {
-            return Verdict::No("stopped by a signal".into());
-        }
         if !entry.runnable {
             let reason = "it was not captured by `run` on this store; name a handler with --exec";
             return Verdict::No(reason.into());
@@ -49,7 +45,7 @@ impl ReplayHandler for Rerun {
 
     fn replay(&self, attempt: &ReplayAttempt<'_>) -> Outcome {
         if self.stop.asked() {
-            return Outcome::throttled(Some(Duration::ZERO));
+            return Outcome::throttled(Some(super::STOPPED));
         }
         let entry = attempt.entry();
         let Captured { argv, cwd, env, stdin } = match captured(entry) {
