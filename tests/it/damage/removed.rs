@@ -48,8 +48,8 @@ fn check(store: &Store, lost: u64) {
     let config = config(store.dir.path());
     let report = verify(&config, &mut |_, _| {}).unwrap();
     assert_eq!(report.damage.iter().filter_map(|damage| damage.entries).sum::<u64>(), lost);
-    for _ in 0..2 {
-        let engine = Engine::open(config.clone()).unwrap();
+    for open in [Engine::open_read_only, Engine::open, Engine::open] {
+        let engine = open(config.clone()).unwrap();
         let live = all(&engine);
         for id in &store.removed {
             assert_eq!(engine.get(EntryId(*id)).unwrap(), None);
