@@ -131,7 +131,7 @@ impl Inner {
             return Ok(0);
         }
         let frames = frames.iter().filter(|frame| frame.header.kind == Kind::Entry);
-        let bodies: Vec<_> = frames.map(|frame| format::decode_body(frame)).collect();
+        let bodies: Vec<_> = frames.map(format::decode_body).collect();
         // A body that cannot be read cannot come home; what it says must stay somewhere.
         if !sound || bodies.iter().any(Result::is_err) {
             self.keep_damaged(file)?;

@@ -174,7 +174,7 @@ impl Observer for Feed {
         };
         drop(phase);
         let mut counted = lock(&self.counted);
-        records.iter().for_each(|record| counted.add(&record.row));
+        counted.add(records);
         drop(counted);
         for record in records {
             if let Some(catalog) = &catalog {
@@ -199,15 +199,19 @@ impl Observer for Feed {
 }
 
 impl Counted {
-    fn add(&mut self, row: &Row) {
-        row.count(&mut self.tallies);
-        match row {
-            Row::Entry { .. } => self.totals.captured += 1,
-            Row::Lost(loss) => self.totals.lost += loss.entries,
-            Row::Change { cause, .. } if cause.removes() => {
-                self.totals = self.tallies.removed(self.totals);
+    fn add(&mut self, records: &[Committed]) {
+        let mut removes = false;
+        for Committed { row, .. } in records {
+            row.count(&mut self.tallies);
+            match row {
+                Row::Entry { .. } => self.totals.captured += 1,
+                Row::Lost(loss) => self.totals.lost += loss.entries,
+                Row::Change { cause, .. } => removes |= cause.removes(),
+                Row::Drained(_) | Row::None => {}
             }
-            Row::Change { .. } | Row::Drained(_) | Row::None => {}
+        }
+        if removes {
+            self.totals = self.tallies.removed(self.totals);
         }
     }
 }

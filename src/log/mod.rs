@@ -33,8 +33,8 @@ use crate::format::{
 pub(crate) use commit::{Commit, Ticket};
 pub use open::OpenReport;
 pub(crate) use open::{
-    Opened, await_owner, check_store, file_damage, last_item, list_segments, open, open_read_only,
-    read_checkpoint, store_file_damaged, store_uuid, write_checkpoint,
+    Opened, await_owner, check_store, file_damage, last_item, list_segments, missing_damage, open,
+    open_read_only, read_checkpoint, store_file_damaged, store_uuid, write_checkpoint,
 };
 pub(crate) use prepare::Preparer;
 pub(crate) use recover::{

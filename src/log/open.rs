@@ -11,6 +11,7 @@ mod checkpoint;
 mod missing;
 mod owner;
 mod read_only;
+mod segment_set;
 mod store_file;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub(crate) use read_only::open_read_only;
 pub(crate) use store_file::{check_store, store_file_damaged, store_uuid};
 
 use owner::take_lock;
+use segment_set::rebuild_set;
 use store_file::{Found, create_store, find_store};
 
 /// What opening found and did.
@@ -220,7 +222,7 @@ impl Opening<'_> {
         let set = match survey.set.clone() {
             Some(set) => set,
             None => {
-                let set = self.rebuild_set(files, *newest);
+                let set = rebuild_set(&**self.env, &self.segments, files, *newest);
                 survey.count_from(&set.tallies);
                 set
             }
@@ -275,7 +277,7 @@ impl Opening<'_> {
         newest: u64,
         damage: Damage,
     ) -> Result<Opened> {
-        let mut set = self.rebuild_set(files, newest);
+        let mut set = rebuild_set(&**self.env, &self.segments, files, newest);
         let before = set.segments.last().map_or(0, |item| item.last_lsn);
         let known = self.checkpoint.filter(|checkpoint| checkpoint.segment == newest);
         let item = match known {
@@ -320,58 +322,6 @@ impl Opening<'_> {
             })?;
         self.report.quarantined.push(name);
         Ok(())
-    }
-
-    /// The set of older segments: the newest one that can be read, and the files since.
-    fn rebuild_set(&mut self, files: &BTreeMap<u64, u32>, newest: u64) -> SegmentSet {
-        let mut set = SegmentSet::default();
-        let older = || files.range(..newest).rev();
-        let first = older().find_map(|(number, generation)| {
-            set = self.read_set(*number, *generation)?;
-            Some(*number)
-        });
-        let mut tallies = Tallies::of_list(&set.tallies);
-        for item in &set.segments {
-            self.segments.add_old(item.segment, item.generation, None, Some(*item));
-        }
-        for (number, generation) in files.range(first.unwrap_or(0)..newest) {
-            self.segments.add_old(*number, *generation, None, None);
-            let Ok(summary) = self.segments.summary(*number) else { continue };
-            if let Err(error) = self.count_records(*number, &mut tallies) {
-                tracing::warn!(%error, number, "the records of a segment cannot be counted");
-            }
-            let holes =
-                self.segments.old(*number).map_or_else(Vec::new, |old| old.scanned_damage());
-            let lost: u64 = holes.iter().filter_map(|damage| damage.entries).sum();
-            let lsns = summary.entries.iter().map(|row| row.lsn);
-            let lsns = lsns.chain(summary.changes.iter().map(|row| row.lsn));
-            set.segments.push(SegmentItem {
-                segment: *number,
-                generation: *generation,
-                first_lsn: lsns.clone().min().unwrap_or(0),
-                last_lsn: lsns.max().unwrap_or(0),
-                entries: summary.entries.len() as u64 + lost,
-            });
-            set.totals.captured += summary.entries.len() as u64 + lost;
-        }
-        set.tallies = tallies.list();
-        set
-    }
-
-    /// Reads an old segment's records for their causes, which no footer names.
-    fn count_records(&self, number: u64, tallies: &mut Tallies) -> Result<()> {
-        let Some(old) = self.segments.old(number) else { return Ok(()) };
-        let (file, end) = self.segments.open(&old)?;
-        recover::count_records(&file, end, tallies)
-    }
-
-    /// The set at the head of an older segment.
-    fn read_set(&self, number: u64, generation: u32) -> Option<SegmentSet> {
-        let path = self.segments.path(number, generation);
-        let segment = SegmentFile::open(&**self.env, &path, OpenMode::Read, false).ok()?;
-        let frame = segment.read_frame(format::SEGMENT_HEADER_LEN, segment.len).ok()?;
-        let is_set = frame.header.kind == format::Kind::SegmentSet;
-        is_set.then(|| format::decode_body(&frame).ok()).flatten()
     }
 
     /// Continues the newest segment after a clean close.

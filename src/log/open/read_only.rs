@@ -14,7 +14,7 @@ use crate::log::{Active, Segments, Tallies};
 
 use super::{
     Found, OpenReport, Opened, adopt_old, await_owner, file_damage, find_store, last_item,
-    list_segments, loss, missing_damage, read_checkpoint, refuse_newer,
+    list_segments, loss, missing_damage, read_checkpoint, rebuild_set, refuse_newer,
 };
 
 /// Opens a store for reading only: no lock, nothing is written.
@@ -41,9 +41,13 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         (None, Some(note)) if note.segment == *newest => Witness::End(note.end),
         _ => Witness::Checkpoint(checkpoint.as_ref()),
     };
-    let survey = recover::survey(&segment, witness)?;
+    let mut survey = recover::survey(&segment, witness)?;
     report.of_survey(&survey, survey.is_clean(checkpoint.as_ref(), *newest));
-    let set = survey.set.clone().unwrap_or_default();
+    let set = survey.set.clone().unwrap_or_else(|| {
+        let set = rebuild_set(&**env, &segments, &files, *newest);
+        survey.count_from(&set.tallies);
+        set
+    });
     let mut missing =
         adopt_old(env, &segments, &files, &set, (&segment, &survey.summary), &mut report);
     let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(*newest, damage)).collect();

@@ -279,8 +279,9 @@ impl Record {
     pub fn last_state(&self) -> (State, Status) {
         let mut known = self.states.iter().rev().filter_map(|(state, _)| state.as_ref());
         let state = State::clone(known.next().unwrap());
-        let acknowledged = self.states.iter().rev().filter(|(_, level)| *level > Level::Unknown);
-        let status = acknowledged.filter_map(|(state, _)| state.as_ref()).next();
+        let mut acknowledged =
+            self.states.iter().rev().filter(|(_, level)| *level > Level::Unknown);
+        let status = acknowledged.find_map(|(state, _)| state.as_ref());
         let status = status.map_or(state.status, |state| state.status);
         (state, status)
     }
