@@ -10,6 +10,7 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+mod contract;
 mod crash;
 mod damage;
 mod drain;
