@@ -27,3 +27,4 @@ mod query;
 mod share;
 mod store;
 mod tidy;
+mod transitions;
