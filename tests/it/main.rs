@@ -24,6 +24,7 @@ mod kill;
 #[cfg(feature = "cli")]
 mod puts;
 mod query;
+mod repository_model;
 mod share;
 mod store;
 mod tidy;
