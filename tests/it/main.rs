@@ -29,3 +29,4 @@ mod share;
 mod store;
 mod tidy;
 mod transitions;
+mod weaknesses;
