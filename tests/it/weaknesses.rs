@@ -38,3 +38,4 @@ mod atomicity;
 mod cost;
 mod interface;
 mod lifecycle;
+mod stand_in;

@@ -1,10 +1,15 @@
 //! W14 to W21: atomicity, order, races.
 
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex};
 use std::thread;
+use std::time::Duration;
 
-use deadletter::{Durability, EntryId, Error, Filter, ReplayType, Resolution, Status, Timestamp};
+use deadletter::{
+    Durability, EntryId, Error, FailedOperationRepository, Filter, Leased, ReplayType, Resolution,
+    Status, Timestamp,
+};
 
+use super::stand_in::StandIn;
 use crate::contract::{
     Fixture, LEASE, delivered, each, everything, expect_lost, failed, failure, ids, outcomes,
     status_filter,
@@ -109,6 +114,51 @@ fn w16_a_late_completion_is_refused() {
         assert_eq!(f.get(id), resolved);
         assert!(resolved.operation.resolved_at.is_some());
     });
+}
+
+/// Whoever ends a lease hears of it a moment later. Somebody may have leased the entry by then,
+/// and must keep what he got.
+#[test]
+fn w16_the_end_of_a_lease_is_never_the_end_of_the_next_one() {
+    each(|f| {
+        for (name, end) in ENDS {
+            check_next(f, name, *end);
+        }
+    });
+}
+
+/// Ends a lease; true when that was done.
+type End = fn(&dyn FailedOperationRepository, Leased) -> bool;
+
+const ENDS: &[(&str, End)] = &[
+    ("complete", |f, leased| f.complete_replay(leased, &failed()).is_ok()),
+    ("give back", |f, leased| f.release(&[leased]).unwrap() == 1),
+    ("release", |f, _| f.release_stale_replaying(Some(Duration::ZERO)).unwrap().total() == 1),
+    ("set", |f, leased| {
+        f.update_status(leased.id, Status::Pending, &Resolution::default(), None).unwrap()
+    }),
+    ("set many", |f, leased| f.bulk_update_status(&[leased.id], Status::Pending).unwrap() == 1),
+    ("turn over", |f, leased| {
+        f.turn_over(Some((leased, &failed())), None).unwrap().ended.unwrap().is_ok()
+    }),
+];
+
+fn check_next(f: &Fixture, name: &str, end: End) {
+    let id = f.store(failure().max_retries(9));
+    let mut leased = f.acquire(id);
+    if name == "give back" {
+        f.put(id, Status::Pending);
+        leased = f.lease(&[id])[0];
+    }
+    f.advance_ms(1);
+    let next = Mutex::new(None);
+    let stand_in = StandIn::new(f);
+    stand_in.then(|| *next.lock().unwrap() = Some(f.acquire(id)));
+    assert!(end(&stand_in, leased), "{name}");
+    drop(stand_in);
+    let next = next.into_inner().unwrap().unwrap();
+    assert!(f.extend_lease(next, LEASE), "{name}: the next one holds");
+    f.complete_replay(next, &delivered()).unwrap();
 }
 
 #[test]

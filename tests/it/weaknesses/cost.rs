@@ -2,128 +2,16 @@
 //! files for one of these calls is counted in its own tests.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadletter::{
-    Accounting, BatchError, Changed, Decision, Durability, Entry, EntryId, Facets,
-    FailedOperationRepository, Filter, Leases, NewFailure, Page, ReplayType, Result, SlaThresholds,
-    Spilled, Statistics, Status, StoreError, Stored, TallyRow, Timestamp,
+    FailedOperationRepository, Filter, Page, ReplayType, SlaThresholds, Status, Timestamp,
 };
 
+use super::stand_in::StandIn;
 use crate::contract::{
-    Fixture, LEASE, delivered, each, everything, failed, failure, far, of, status_filter,
+    LEASE, delivered, each, everything, failed, failure, far, of, status_filter,
 };
-
-/// Counts what the provided methods ask of the primitives.
-#[derive(Debug)]
-pub struct Counted<'a> {
-    inner: &'a dyn FailedOperationRepository,
-    read: AtomicU64,
-    changes: AtomicU64,
-}
-
-impl<'a> Counted<'a> {
-    pub fn new(fixture: &'a Fixture) -> Self {
-        Self { inner: &**fixture, read: AtomicU64::new(0), changes: AtomicU64::new(0) }
-    }
-
-    /// How many entries an operation reads.
-    fn reads<T>(&self, operation: impl FnOnce(&dyn FailedOperationRepository) -> Result<T>) -> u64 {
-        let before = self.read.load(Ordering::SeqCst);
-        operation(self).unwrap();
-        self.read.load(Ordering::SeqCst) - before
-    }
-
-    /// How many changes an operation waits for, one after the other.
-    fn waits<T>(&self, operation: impl FnOnce(&dyn FailedOperationRepository) -> Result<T>) -> u64 {
-        let before = self.changes.load(Ordering::SeqCst);
-        operation(self).unwrap();
-        self.changes.load(Ordering::SeqCst) - before
-    }
-
-    fn add(&self, entries: usize) {
-        self.read.fetch_add(entries as u64, Ordering::SeqCst);
-    }
-}
-
-impl FailedOperationRepository for Counted<'_> {
-    fn create(&self, failure: NewFailure, durability: Durability) -> Result<Stored, StoreError> {
-        self.inner.create(failure, durability)
-    }
-    fn create_batch(
-        &self,
-        failures: Vec<NewFailure>,
-        durability: Durability,
-    ) -> Result<Vec<Stored>, BatchError> {
-        self.inner.create_batch(failures, durability)
-    }
-    fn spill(&self, failure: NewFailure) -> Result<Spilled, StoreError> {
-        self.inner.spill(failure)
-    }
-    fn get_by_id(&self, id: EntryId) -> Result<Option<Entry>> {
-        self.add(1);
-        self.inner.get_by_id(id)
-    }
-    fn get_by_key(&self, key: &str) -> Result<Option<Entry>> {
-        self.add(1);
-        self.inner.get_by_key(key)
-    }
-    fn find(&self, filter: &Filter, page: Page) -> Result<Vec<Entry>> {
-        self.inner.find(filter, page).inspect(|found| self.add(found.len()))
-    }
-    fn select(&self, filter: &Filter, page: Page) -> Result<Vec<EntryId>> {
-        self.inner.select(filter, page)
-    }
-    fn count(&self, filter: &Filter) -> Result<u64> {
-        self.inner.count(filter)
-    }
-    fn get_facet_counts(&self, status: Option<Status>, domain: Option<&str>) -> Result<Facets> {
-        self.inner.get_facet_counts(status, domain)
-    }
-    fn get_statistics(&self) -> Result<Statistics> {
-        self.inner.get_statistics()
-    }
-    fn tallies(&self) -> Result<Vec<TallyRow>> {
-        self.inner.tallies()
-    }
-    fn accounting(&self) -> Result<Accounting> {
-        self.inner.accounting()
-    }
-    fn change_all(
-        &self,
-        ids: &[EntryId],
-        decide: &mut dyn FnMut(&Entry) -> Result<Decision>,
-    ) -> Result<Vec<Changed>> {
-        self.add(ids.len());
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        self.inner.change_all(ids, decide)
-    }
-    fn leases(&self) -> &Leases {
-        self.inner.leases()
-    }
-    fn now(&self) -> Timestamp {
-        self.inner.now()
-    }
-    fn monotonic_ms(&self) -> u64 {
-        self.inner.monotonic_ms()
-    }
-    fn wait(&self, duration: Duration) {
-        self.inner.wait(duration);
-    }
-    fn random(&self) -> u64 {
-        self.inner.random()
-    }
-    fn step(&self) -> Result<()> {
-        self.inner.step()
-    }
-    fn flush(&self) -> Result<()> {
-        self.inner.flush()
-    }
-    fn close(&self) -> Result<()> {
-        self.inner.close()
-    }
-}
 
 fn thresholds(default: Duration) -> SlaThresholds {
     SlaThresholds { default, by_domain: BTreeMap::new() }
@@ -135,7 +23,7 @@ fn w38_no_question_reads_more_entries_than_it_answers_with() {
         let stored = f.stored(1000);
         f.lease(&stored[..3]);
         f.advance_ms(60_000);
-        let f = Counted::new(f);
+        let f = StandIn::new(f);
         let now = f.now();
         assert_eq!(f.reads(|f| f.count(&Filter::default())), 0);
         assert_eq!(f.reads(|f| f.count_all()), 0);
@@ -161,7 +49,7 @@ fn w38_no_question_reads_more_entries_than_it_answers_with() {
 fn w39_many_share_one_wait_for_the_disk() {
     each(|f| {
         let stored = f.stored(100);
-        let f = Counted::new(f);
+        let f = StandIn::new(f);
         let mut leased = Vec::new();
         let lease = |f: &dyn FailedOperationRepository| f.acquire_batch(&stored, LEASE);
         assert_eq!(f.waits(|f| lease(f).map(|got| leased = got)), 1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use deadletter::{EntryId, Error, Filter, SlaThresholds, Status, Timestamp};
 
-use super::cost::Counted;
+use super::stand_in::StandIn;
 use crate::contract::{LEASE, UNKNOWN, delivered, each, failure, far, ids, of};
 
 /// A host's own repository brings the primitives, and has all the others.
@@ -13,8 +13,8 @@ use crate::contract::{LEASE, UNKNOWN, delivered, each, failure, far, ids, of};
 fn w33_a_stand_in_has_every_method_of_the_contract() {
     each(|f| {
         let id = f.store(failure());
-        let counted = Counted::new(f);
-        let stand_in: &dyn deadletter::FailedOperationRepository = &counted;
+        let stand_in = StandIn::new(f);
+        let stand_in: &dyn deadletter::FailedOperationRepository = &stand_in;
         let acquired = stand_in.try_acquire_for_replay(id, LEASE, false, None).unwrap();
         let (leased, entry) = acquired.unwrap();
         assert_eq!(entry.operation.status, Status::Replaying);
