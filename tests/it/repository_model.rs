@@ -23,7 +23,7 @@ use proptest::test_runner::{RngSeed, TestRunner};
 use crate::contract::{Fixture, MAKERS, MEMORY, Maker, check_books, everything};
 
 const CASES: u32 = 128;
-const STEPS: usize = 120;
+const STEPS: usize = 200;
 const SEED: u64 = 20_260_701;
 
 /// An entry, by its number in the order of creation; large numbers are entries that are unknown.
@@ -137,7 +137,7 @@ fn status() -> impl Strategy<Value = Status> {
 
 /// Mostly one of the first, so that operations meet.
 fn nth() -> impl Strategy<Value = Nth> {
-    prop_oneof![8 => 0_usize..8, 2 => 8_usize..24, 1 => Just(1_000_000_usize)]
+    prop_oneof![6 => 0_usize..4, 6 => 0_usize..10, 1 => 8_usize..24, 1 => Just(1_000_000_usize)]
 }
 
 fn limit() -> impl Strategy<Value = usize> {
@@ -238,7 +238,7 @@ fn part() -> impl Strategy<Value = Part> {
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
-    let many = || prop::collection::vec(nth(), 0..6);
+    let many = || prop::collection::vec(nth(), 0..5);
     let chunk = || 0_usize..4;
     prop_oneof![
         6 => (nth(), status(), any::<bool>()).prop_map(|(n, s, told)| Deed::Set(n, s, told)),
@@ -248,21 +248,23 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => nth().prop_map(Deed::Delete),
         1 => (ms(), chunk()).prop_map(|(at, chunk)| Deed::Expire(at, chunk)),
         2 => (status(), ms(), chunk()).prop_map(|(s, at, chunk)| Deed::Archive(s, at, chunk)),
-        1 => many().prop_map(Deed::Purge),
-        1 => (ms(), chunk()).prop_map(|(at, chunk)| Deed::PurgeBefore(at, chunk)),
+        3 => many().prop_map(Deed::Purge),
+        3 => (ms(), chunk()).prop_map(|(at, chunk)| Deed::PurgeBefore(at, chunk)),
     ]
 }
 
 fn attempt() -> impl Strategy<Value = Attempt> {
     // The newest leases are the likeliest to hold.
     let lease = || prop_oneof![6 => 0_usize..3, 1 => 3_usize..12, 1 => Just(1_000_000_usize)];
+    // Failures lead the furthest.
+    let outcome = || prop_oneof![1 => 0_u8..6, 1 => 2_u8..4];
     let half = || prop::option::of((lease(), 0_u8..3));
     prop_oneof![
-        4 => (nth(), ms(), any::<bool>(), any::<bool>())
+        6 => (nth(), ms(), prop::bool::weighted(0.2), any::<bool>())
             .prop_map(|(n, ms, force, told)| Attempt::Acquire(n, ms, force, told)),
         3 => (prop::collection::vec(nth(), 0..6), ms()).prop_map(|(m, ms)| Attempt::Lease(m, ms)),
         4 => (lease(), 0_u8..3).prop_map(|(lease, kind)| Attempt::Start(lease, kind)),
-        5 => (lease(), 0_u8..6).prop_map(|(lease, outcome)| Attempt::Complete(lease, outcome)),
+        6 => (lease(), outcome()).prop_map(|(lease, outcome)| Attempt::Complete(lease, outcome)),
         3 => (half(), half()).prop_map(|(ended, next)| Attempt::TurnOver(ended, next)),
         1 => prop::collection::vec(lease(), 0..4).prop_map(Attempt::GiveBack),
         1 => (lease(), ms()).prop_map(|(lease, ms)| Attempt::Extend(lease, ms)),
@@ -280,7 +282,7 @@ fn step() -> impl Strategy<Value = Step> {
         10 => deed().prop_map(Step::Act),
         22 => attempt().prop_map(Step::Replay),
         3 => decisions.prop_map(Step::ChangeAll),
-        5 => ms().prop_map(Step::Advance),
+        7 => ms().prop_map(Step::Advance),
         1 => ms().prop_map(Step::SetWall),
         1 => Just(Step::Flush),
         1 => Just(Step::Reopen),
@@ -719,7 +721,7 @@ fn every_repository_answers_as_the_model() {
         let seen = Seen::default();
         let outcome = TestRunner::new(config).run(&steps, |steps| compare(*maker, &steps, &seen));
         outcome.unwrap_or_else(|error| panic!("{}, seed {seed}: {error}", maker.name));
-        if cases >= CASES {
+        if cases >= CASES && seed == SEED {
             check_reach(&seen.borrow());
         }
     }
