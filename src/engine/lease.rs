@@ -33,7 +33,10 @@ impl Leases {
 
     /// A token that this process has not given before; never 0.
     pub fn new_token(&self) -> u64 {
-        self.next_token.fetch_add(1, Ordering::Relaxed).max(1)
+        match self.next_token.fetch_add(1, Ordering::Relaxed) {
+            0 => self.new_token(),
+            token => token,
+        }
     }
 
     /// Grants a lease until a time; one that was held before is lost.
@@ -58,21 +61,20 @@ impl Leases {
         held.get(&id.0).is_some_and(|held| held.token == token && now_ms < held.until_ms)
     }
 
-    /// How long an entry is held by now, if its lease still holds.
-    pub fn held_ms(&self, id: EntryId, now_ms: u64) -> Option<u64> {
+    /// How long ago this process granted a lease, in milliseconds, even if its time is over by
+    /// now. `None` when it has ended, or when another process granted it.
+    pub fn held_ms(&self, id: EntryId, token: u64, now_ms: u64) -> Option<u64> {
         let held = self.lock();
-        let held = held.get(&id.0).filter(|held| now_ms < held.until_ms)?;
+        let held = held.get(&id.0).filter(|held| held.token == token)?;
         Some(now_ms.saturating_sub(held.since_ms))
     }
 
-    /// Whether this process gave out the lease on an entry, even if it is over by now.
-    pub fn knows(&self, id: EntryId) -> bool {
-        self.lock().contains_key(&id.0)
-    }
-
-    /// Ends a lease.
-    pub fn end(&self, id: EntryId) {
-        self.lock().remove(&id.0);
+    /// Ends this lease. One that was granted on the same entry since then holds on.
+    pub fn end(&self, id: EntryId, token: u64) {
+        let mut held = self.lock();
+        if held.get(&id.0).is_some_and(|held| held.token == token) {
+            held.remove(&id.0);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Held>> {

@@ -271,6 +271,7 @@ impl NewFailure {
         state.expires_at = state.expires_at.or(self.expires_at);
         state.not_before = state.not_before.or(self.not_before);
         state.park_at_cap();
+        state.leave_replay();
         state
     }
 

@@ -126,13 +126,23 @@ impl State {
         }
     }
 
+    /// Outside of a replay nobody holds a lease, and no attempt is under way. An attempt that was
+    /// is on record as cut off; else the next one could not begin.
+    pub(crate) fn leave_replay(&mut self) {
+        if self.status == Status::Replaying {
+            return;
+        }
+        self.lease = None;
+        if self.is_started() {
+            self.end_attempt("interrupted", "the entry was taken from its handler");
+        }
+    }
+
     /// What follows from a change of status, whoever made it. Every change ends with this.
     pub(crate) fn settle(&mut self, before: Status, now: Timestamp) {
         self.park_at_cap();
+        self.leave_replay();
         self.updated_at = now;
-        if self.status != Status::Replaying {
-            self.lease = None;
-        }
         if self.status == before {
             return;
         }

@@ -69,6 +69,25 @@ fn holds<R: FailedOperationRepository + ?Sized>(
         && repository.leases().holds(leased.id, leased.token, repository.monotonic_ms())
 }
 
+/// The lease on record.
+pub fn lease_of(entry: &Entry) -> Option<Leased> {
+    entry.lease.as_ref().map(|lease| Leased { id: entry.operation.id, token: lease.token })
+}
+
+/// Ends leases, once the change that took them from their entries is durable: until then they
+/// hold. Somebody may have leased an entry again in between; that lease is another one.
+pub fn end_leases<R: FailedOperationRepository + ?Sized>(repository: &R, ended: &[Leased]) {
+    for leased in ended {
+        repository.leases().end(leased.id, leased.token);
+    }
+}
+
+/// How long this process holds the entry by now; `None` when another one leased it.
+fn held_ms<R: FailedOperationRepository + ?Sized>(repository: &R, entry: &Entry) -> Option<u64> {
+    let leased = lease_of(entry)?;
+    repository.leases().held_ms(leased.id, leased.token, repository.monotonic_ms())
+}
+
 /// Puts a lease into the state and into the table.
 fn grant<R: FailedOperationRepository + ?Sized>(
     repository: &R,
@@ -115,9 +134,7 @@ pub fn try_acquire<R: FailedOperationRepository + ?Sized>(
     });
     let changed = changed.inspect_err(|_| {
         // The change may be there or not; without a lease nobody completes it.
-        if leased.is_some() {
-            repository.leases().end(id);
-        }
+        end_leases(repository, leased.as_slice());
     })?;
     match (leased, changed.into_iter().next()) {
         (Some(leased), Some(Changed::Changed(entry))) => Ok(Some((leased, *entry))),
@@ -141,12 +158,7 @@ pub fn acquire_batch<R: FailedOperationRepository + ?Sized>(
         leased.push(grant(repository, entry.operation.id, &mut state, lease));
         Ok(Decision::Change(Box::new(state), crate::entry::Cause::Leased))
     });
-    if let Err(error) = changed {
-        for leased in &leased {
-            repository.leases().end(leased.id);
-        }
-        return Err(error);
-    }
+    changed.inspect_err(|_| end_leases(repository, &leased))?;
     Ok(leased)
 }
 
@@ -178,6 +190,7 @@ pub fn turn_over<R: FailedOperationRepository + ?Sized>(
         .map(|(leased, _)| leased.id)
         .chain(next.map(|(leased, _)| leased.id))
         .collect();
+    let (mut has_ended, mut has_started) = (false, false);
     let mut changed = repository
         .change_all(&ids, &mut |entry| {
             let id = entry.operation.id;
@@ -187,6 +200,7 @@ pub fn turn_over<R: FailedOperationRepository + ?Sized>(
                 && holds(repository, entry, leased)
                 && state.is_started()
             {
+                has_ended = true;
                 let cause = state.complete(completion);
                 return Ok(Decision::Change(Box::new(state), cause));
             }
@@ -195,24 +209,26 @@ pub fn turn_over<R: FailedOperationRepository + ?Sized>(
                 && holds(repository, entry, leased)
                 && !state.is_started()
             {
+                has_started = true;
                 state.start(repository.now());
                 return Ok(Decision::Change(Box::new(state), replay_type.started()));
             }
             Ok(Decision::Keep)
         })?
         .into_iter();
-    let outcome = |leased: Leased, changed: Option<Changed>| match changed {
-        Some(Changed::Changed(entry)) => Ok(*entry),
+    // If both halves name one entry, only one of them has changed it.
+    let outcome = |leased: Leased, is_done: bool, changed: Option<Changed>| match changed {
+        Some(Changed::Changed(entry)) if is_done => Ok(*entry),
         _ => Err(lost(leased)),
     };
     let ended = ended.map(|(leased, _)| {
-        let outcome = outcome(leased, changed.next());
+        let outcome = outcome(leased, has_ended, changed.next());
         if outcome.is_ok() {
-            repository.leases().end(leased.id);
+            end_leases(repository, &[leased]);
         }
         outcome
     });
-    let started = next.map(|(leased, _)| outcome(leased, changed.next()));
+    let started = next.map(|(leased, _)| outcome(leased, has_started, changed.next()));
     Ok(TurnedOver { ended, started })
 }
 
@@ -221,56 +237,44 @@ pub fn release<R: FailedOperationRepository + ?Sized>(
     leased: &[Leased],
 ) -> Result<u64> {
     let ids: Vec<EntryId> = leased.iter().map(|leased| leased.id).collect();
-    let mut released = 0;
+    let mut released = Vec::new();
     repository.change_all(&ids, &mut |entry| {
-        let own = leased.iter().find(|leased| leased.id == entry.operation.id);
+        let mut own = leased.iter().filter(|leased| leased.id == entry.operation.id);
         let mut state = entry.state();
-        if !own.is_some_and(|own| holds(repository, entry, *own)) || state.is_started() {
+        let Some(own) = own.find(|own| holds(repository, entry, **own)) else {
+            return Ok(Decision::Keep);
+        };
+        if state.is_started() {
             return Ok(Decision::Keep);
         }
-        released += 1;
+        released.push(*own);
         let cause = state.release(true);
         Ok(Decision::Change(Box::new(state), cause))
     })?;
-    for id in ids {
-        repository.leases().end(id);
-    }
-    Ok(released)
+    end_leases(repository, &released);
+    Ok(released.len() as u64)
 }
 
 pub fn release_stale<R: FailedOperationRepository + ?Sized>(
     repository: &R,
     older_than: Option<Duration>,
 ) -> Result<Released> {
-    let replaying = filter(Some(Status::Replaying), None, None);
+    let stale = find_stale(repository, older_than)?;
     let mut released = Released::default();
-    let mut after = None;
-    let mut stale = Stale { started: Vec::new(), leased: Vec::new() };
-    loop {
-        let page = crate::entry::Page { after, ..oldest(RELEASE_CHUNK) };
-        let ids = repository.select(&replaying, page)?;
-        let Some(last) = ids.last() else { break };
-        after = Some(*last);
-        for id in ids {
-            let entry = repository.get_by_id(id)?;
-            stale.extend(entry.filter(|entry| is_stale(repository, entry, older_than)));
-        }
-    }
-    // Those that had started stand first and together, so that one sync tells of all of them.
-    let orphans = stale.started.iter().filter(|id| !repository.leases().knows(**id)).count();
-    let ids: Vec<EntryId> = stale.started.into_iter().chain(stale.leased).collect();
-    for chunk in ids.chunks(RELEASE_CHUNK) {
+    for chunk in stale.ids.chunks(RELEASE_CHUNK) {
+        let mut ended = Vec::new();
         let changed = repository.change_all(chunk, &mut |entry| {
             if !is_stale(repository, entry, older_than) {
                 return Ok(Decision::Keep);
             }
             // A lease of this process that ran out is its own handler's doing.
-            let alone = orphans <= 1 || repository.leases().knows(entry.operation.id);
+            let alone = stale.orphans <= 1 || held_ms(repository, entry).is_some();
+            ended.extend(lease_of(entry));
             let mut state = entry.state();
             let cause = state.release(alone);
-            repository.leases().end(entry.operation.id);
             Ok(Decision::Change(Box::new(state), cause))
         })?;
+        end_leases(repository, &ended);
         for changed in changed {
             let Changed::Changed(entry) = changed else { continue };
             match entry.operation.status {
@@ -284,18 +288,39 @@ pub fn release_stale<R: FailedOperationRepository + ?Sized>(
 
 /// Entries whose lease has ended.
 struct Stale {
-    /// Those whose attempt had begun.
-    started: Vec<EntryId>,
-    /// Those that were only leased.
-    leased: Vec<EntryId>,
+    /// Those whose attempt had begun stand first and together, so that one sync tells of all of
+    /// them.
+    ids: Vec<EntryId>,
+    /// How many attempts were under way in a process that is gone, stale by age or not.
+    orphans: u64,
 }
 
-impl Stale {
-    fn extend(&mut self, entry: Option<Entry>) {
-        let Some(entry) = entry else { return };
-        let list = if entry.state().is_started() { &mut self.started } else { &mut self.leased };
-        list.push(entry.operation.id);
+fn find_stale<R: FailedOperationRepository + ?Sized>(
+    repository: &R,
+    older_than: Option<Duration>,
+) -> Result<Stale> {
+    let replaying = filter(Some(Status::Replaying), None, None);
+    let (mut started, mut leased, mut orphans) = (Vec::new(), Vec::new(), 0);
+    let mut after = None;
+    loop {
+        let page = crate::entry::Page { after, ..oldest(RELEASE_CHUNK) };
+        let ids = repository.select(&replaying, page)?;
+        let Some(last) = ids.last() else { break };
+        after = Some(*last);
+        for id in ids {
+            let Some(entry) = repository.get_by_id(id)? else { continue };
+            let is_started = entry.state().is_started();
+            if is_started && held_ms(repository, &entry).is_none() {
+                orphans += 1;
+            }
+            if is_stale(repository, &entry, older_than) {
+                let list = if is_started { &mut started } else { &mut leased };
+                list.push(id);
+            }
+        }
     }
+    started.append(&mut leased);
+    Ok(Stale { ids: started, orphans })
 }
 
 fn is_stale<R: FailedOperationRepository + ?Sized>(
@@ -306,11 +331,12 @@ fn is_stale<R: FailedOperationRepository + ?Sized>(
     if entry.operation.status != Status::Replaying {
         return false;
     }
-    let held_ms = repository.leases().held_ms(entry.operation.id, repository.monotonic_ms());
-    let Some(older_than) = older_than else { return held_ms.is_none() };
-    // Without a lease of this process only the wall clock knows.
-    let age_ms =
-        held_ms.unwrap_or_else(|| repository.now().0.saturating_sub(entry.operation.updated_at.0));
+    let Some(older_than) = older_than else {
+        return !lease_of(entry).is_some_and(|leased| holds(repository, entry, leased));
+    };
+    // Of another process's lease only the wall clock knows.
+    let age_ms = held_ms(repository, entry)
+        .unwrap_or_else(|| repository.now().0.saturating_sub(entry.operation.updated_at.0));
     age_ms > millis(older_than)
 }
 

@@ -2,6 +2,7 @@
 
 use super::FailedOperationRepository;
 use super::read::{aged, expired, oldest};
+use super::replay::{end_leases, lease_of};
 use crate::engine::{Changed, Decision};
 use crate::entry::{
     Act, Cause, EntryId, Filter, Page, State, Status, Timestamp, keep_unless_empty,
@@ -59,17 +60,19 @@ pub fn update_status<R: FailedOperationRepository + ?Sized>(
     resolution: &Resolution,
     act: Option<&Act>,
 ) -> Result<bool> {
+    let mut ended = None;
     let changed = repository.change_all(&[id], &mut |entry| {
+        ended = lease_of(entry).filter(|_| status != Status::Replaying);
         let mut state = entry.state();
         let from = state.status;
         state.status = status;
+        // The record of the act says where the entry went, not where it was sent.
+        state.park_at_cap();
         resolution.apply(&mut state);
         record(repository, &mut state, act, "update_status", from);
         Ok(Decision::Change(Box::new(state), cause_of(status)))
     })?;
-    if status != Status::Replaying {
-        repository.leases().end(id);
-    }
+    end_leases(repository, ended.as_slice());
     Ok(count(&changed) == 1)
 }
 
@@ -81,14 +84,14 @@ pub fn bulk_update_status<R: FailedOperationRepository + ?Sized>(
     let mut unique = ids.to_vec();
     unique.sort_unstable();
     unique.dedup();
+    let mut ended = Vec::new();
     let changed = repository.change_all(&unique, &mut |entry| {
+        ended.extend(lease_of(entry).filter(|_| status != Status::Replaying));
         let mut state = entry.state();
         state.status = status;
         Ok(Decision::Change(Box::new(state), cause_of(status)))
     })?;
-    if status != Status::Replaying {
-        unique.iter().for_each(|id| repository.leases().end(*id));
-    }
+    end_leases(repository, &ended);
     Ok(count(&changed))
 }
 
@@ -106,8 +109,12 @@ pub fn increment_retry_count<R: FailedOperationRepository + ?Sized>(
 }
 
 pub fn delete<R: FailedOperationRepository + ?Sized>(repository: &R, id: EntryId) -> Result<bool> {
-    let changed = repository.change_all(&[id], &mut |_| Ok(Decision::Remove(Cause::Deleted)))?;
-    repository.leases().end(id);
+    let mut ended = None;
+    let changed = repository.change_all(&[id], &mut |entry| {
+        ended = lease_of(entry);
+        Ok(Decision::Remove(Cause::Deleted))
+    })?;
+    end_leases(repository, ended.as_slice());
     Ok(count(&changed) == 1)
 }
 

@@ -11,6 +11,7 @@
 mod change;
 #[cfg(feature = "cli")]
 mod cli;
+mod contract;
 mod crash;
 mod damage;
 mod drain;
@@ -25,8 +26,11 @@ mod kill;
 #[cfg(feature = "cli")]
 mod puts;
 mod query;
+mod repository_model;
 mod service_ops;
 mod share;
 mod store;
 mod throttle;
 mod tidy;
+mod transitions;
+mod weaknesses;
