@@ -1,14 +1,13 @@
 //! The engine: the wall between bytes and policy. Opens a store, owns its threads, closes it.
 //!
 //! `store` takes failures in, `load` builds the index beside it, `query` and `read` find entries
-//! again, `change` alters their state, `drain` brings fallback files home. `verify` and `dump`
+//! again, `change` alters their state or removes them, `tally` counts why, `drain` brings fallback files home. `verify` and `dump`
 //! look at files without a lock.
 //!
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
 //! checked; no thread outlives the last handle.
 
 mod change;
-mod decision;
 mod drain;
 mod dump;
 mod feed;
@@ -18,6 +17,7 @@ mod query;
 mod read;
 mod store;
 mod tail;
+mod tally;
 mod upkeep;
 mod verify;
 
@@ -31,7 +31,7 @@ use crate::error::{Damage, Error, Result};
 use crate::format::{Checkpoint, Loss, SegmentItem};
 use crate::log::{self, Commit, Draft, OpenReport, Opened, Segments, Ticket};
 
-pub use decision::{Changed, Decision, TallyRow};
+pub use change::{Changed, Decision};
 pub use drain::{Spilled, spill, spill_with};
 pub use dump::{Dump, FrameInfo, dump};
 pub use lease::Leases;
@@ -39,6 +39,7 @@ pub use load::RebuildReport;
 pub use query::{Accounting, Bytes, Facets, Statistics};
 pub use store::{BatchError, BatchReceipt, Receipt, StoreError, Stored};
 pub use tail::{Tail, TailItem};
+pub use tally::TallyRow;
 pub use verify::{VerifyReport, verify, verify_with};
 
 use feed::Feed;
@@ -198,7 +199,7 @@ impl Engine {
         let counters = Counters::resume(&opened);
         let threads = Threads::default();
         let feed = Arc::new(Feed::new(
-            opened.totals,
+            (opened.totals, opened.tallies.clone()),
             Arc::clone(&keys),
             Arc::clone(&counters.refused),
             threads.ticker(),

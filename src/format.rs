@@ -11,7 +11,8 @@ mod summary;
 mod tests;
 
 pub use body::{
-    ChangeBody, DrainedBody, EntryBody, Loss, SegmentItem, SegmentSet, Totals, key_hash, uuid_text,
+    ChangeBody, DrainedBody, EntryBody, Loss, SegmentItem, SegmentSet, Tally, Totals, key_hash,
+    uuid_text,
 };
 pub use file::{
     CHECKPOINT_LEN, CHECKPOINT_NAMES, Checkpoint, FALLBACK_DIR, FileName, INDEX_DIR, LOCK_NAME,
@@ -25,6 +26,8 @@ pub use record::{
 };
 pub use summary::{ChangeRow, EntryRow, Summary, TIME_NONE};
 
+#[cfg(test)]
+pub(crate) use body::decode_bytes;
 pub(crate) use body::{decode_body, encode_body};
 pub(crate) use footer::{decode_footer, encode_footer, footer_len};
 
@@ -51,6 +54,8 @@ pub enum FormatError {
     Checksum,
     /// The checksum matches, but a field has a value that is not allowed.
     Field(&'static str),
+    /// The checksum matches, but the record is of a kind that a later version added.
+    Kind(u8),
     /// The structure was written by a newer major version.
     Version(u16, u16),
 }
@@ -63,6 +68,7 @@ impl std::fmt::Display for FormatError {
             Self::Magic => write!(f, "wrong magic number"),
             Self::Checksum => write!(f, "wrong checksum"),
             Self::Field(name) => write!(f, "impossible {name}"),
+            Self::Kind(number) => write!(f, "unknown record kind {number}"),
             Self::Version(major, minor) => write!(f, "version {major}.{minor}"),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! [`Engine::open`] makes or recovers a store in a directory, [`Engine::store`] keeps one
 //! [`NewFailure`] and says how durable it is, [`Engine::find`] and [`Engine::get`] find it again,
-//! [`Engine::change`] changes its state. A store is one directory with one writing process;
+//! [`Engine::change`] changes its state, [`Engine::change_all`] changes and removes many. A store is one directory with one writing process;
 //! [`Engine::open_read_only`] looks at it beside the writer.
 //!
 //! # What is promised

@@ -115,8 +115,8 @@ impl Inner {
             return Ok(0);
         }
         let frames = frames.iter().filter(|frame| frame.header.kind == Kind::Entry);
-        let bodies: Vec<_> = frames.map(|frame| format::decode_body(&frame.body)).collect();
-        // A body of a later version cannot come home; what it says must stay somewhere.
+        let bodies: Vec<_> = frames.map(format::decode_body).collect();
+        // A body that cannot be read cannot come home; what it says must stay somewhere.
         if !sound || bodies.iter().any(Result::is_err) {
             self.keep_damaged(file)?;
         }

@@ -139,28 +139,32 @@ fn info(frame: &Frame) -> FrameInfo {
 }
 
 fn describe(frame: &Frame) -> Option<String> {
-    let body = &frame.body;
     Some(match frame.header.kind {
         Kind::Entry => {
-            let body: EntryBody = format::decode_body(body).ok()?;
+            let body: EntryBody = format::decode_body(frame).ok()?;
             format!("{} {} {}", body.domain, body.failure_type, body.state.status)
         }
         Kind::Change => {
-            let body: ChangeBody = format::decode_body(body).ok()?;
-            format!("{} is {}", body.target, body.state.status)
+            let body: ChangeBody = format::decode_body(frame).ok()?;
+            let gone = body.cause.removes();
+            let status = if gone { "gone" } else { body.state.status.as_str() };
+            format!("{} is {status}: {}", body.target, body.cause)
         }
         Kind::SegmentSet => {
-            let set: SegmentSet = format::decode_body(body).ok()?;
+            let set: SegmentSet = format::decode_body(frame).ok()?;
             let totals = set.totals;
             let segments = set.segments.len();
-            format!("{segments} older segments, captured {}, lost {}", totals.captured, totals.lost)
+            format!(
+                "{segments} older segments, captured {}, purged {}, evicted {}, lost {}",
+                totals.captured, totals.purged, totals.evicted, totals.lost
+            )
         }
         Kind::Lost => {
-            let loss: Loss = format::decode_body(body).ok()?;
+            let loss: Loss = format::decode_body(frame).ok()?;
             format!("{} to {} in segment {}", loss.lsn_from, loss.lsn_to, loss.segment)
         }
         Kind::Drained => {
-            let body: DrainedBody = format::decode_body(body).ok()?;
+            let body: DrainedBody = format::decode_body(frame).ok()?;
             format!("{} with {} entries", format::fallback_name(&body.uuid), body.entries)
         }
         Kind::Mark | Kind::Other(_) => String::new(),

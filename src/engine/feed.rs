@@ -10,9 +10,9 @@ use crossbeam_channel::Sender;
 use super::lock;
 use super::store::Reservations;
 use crate::error::{Error, Result};
-use crate::format::Totals;
+use crate::format::{Tally, Totals};
 use crate::index::Catalog;
-use crate::log::{Committed, Observer, Row};
+use crate::log::{Committed, Observer, Row, Tallies};
 
 /// Takes what the log committed.
 pub(super) struct Feed {
@@ -21,10 +21,15 @@ pub(super) struct Feed {
     turned: Condvar,
     keys: Arc<Reservations>,
     refused: Arc<AtomicU64>,
-    captured: AtomicU64,
-    lost: AtomicU64,
-    before: Totals,
+    /// Guards the counts as of the last committed group.
+    counted: Mutex<Counted>,
     ticker: Option<Sender<()>>,
+}
+
+/// Everything that is counted.
+struct Counted {
+    totals: Totals,
+    tallies: Tallies,
 }
 
 enum Phase {
@@ -46,7 +51,7 @@ pub(super) enum Turn {
 
 impl Feed {
     pub fn new(
-        before: Totals,
+        (totals, tallies): (Totals, Tallies),
         keys: Arc<Reservations>,
         refused: Arc<AtomicU64>,
         ticker: Option<Sender<()>>,
@@ -56,9 +61,7 @@ impl Feed {
             turned: Condvar::new(),
             keys,
             refused,
-            captured: AtomicU64::new(before.captured),
-            lost: AtomicU64::new(before.lost),
-            before,
+            counted: Mutex::new(Counted { totals, tallies }),
             ticker,
         }
     }
@@ -144,16 +147,17 @@ impl Feed {
 
     /// The totals as of the last committed group.
     pub fn totals(&self) -> Totals {
-        Totals {
-            captured: self.captured.load(Ordering::Relaxed),
-            lost: self.lost.load(Ordering::Relaxed),
-            ..self.before
-        }
+        lock(&self.counted).totals
+    }
+
+    /// How many records of each cause were committed, as of the last group.
+    pub fn tallies(&self) -> Vec<Tally> {
+        lock(&self.counted).tallies.list()
     }
 
     /// Counts a loss that is not written to the log, in a store opened for reading only.
     pub fn count_lost(&self, entries: u64) {
-        self.lost.fetch_add(entries, Ordering::Relaxed);
+        lock(&self.counted).totals.lost += entries;
     }
 }
 
@@ -169,26 +173,15 @@ impl Observer for Feed {
             Phase::Idle | Phase::Closed => None,
         };
         drop(phase);
+        let mut counted = lock(&self.counted);
+        counted.add(records);
+        drop(counted);
         for record in records {
-            match &record.row {
-                Row::Entry { key, .. } => {
-                    self.captured.fetch_add(1, Ordering::Relaxed);
-                    if let Some(catalog) = &catalog {
-                        apply(catalog, record);
-                    }
-                    if let Some(key) = key {
-                        self.keys.release(key);
-                    }
-                }
-                Row::Lost(loss) => {
-                    self.lost.fetch_add(loss.entries, Ordering::Relaxed);
-                }
-                Row::Change(_) => {
-                    if let Some(catalog) = &catalog {
-                        apply(catalog, record);
-                    }
-                }
-                Row::Drained(_) | Row::None => {}
+            if let Some(catalog) = &catalog {
+                apply(catalog, record);
+            }
+            if let Row::Entry { key: Some(key), .. } = &record.row {
+                self.keys.release(key);
             }
         }
         if let Some(ticker) = &self.ticker {
@@ -205,12 +198,30 @@ impl Observer for Feed {
     }
 }
 
+impl Counted {
+    fn add(&mut self, records: &[Committed]) {
+        let mut removes = false;
+        for Committed { row, .. } in records {
+            row.count(&mut self.tallies);
+            match row {
+                Row::Entry { .. } => self.totals.captured += 1,
+                Row::Lost(loss) => self.totals.lost += loss.entries,
+                Row::Change { cause, .. } => removes |= cause.removes(),
+                Row::Drained(_) | Row::None => {}
+            }
+        }
+        if removes {
+            self.totals = self.tallies.removed(self.totals);
+        }
+    }
+}
+
 fn apply(catalog: &Catalog, record: &Committed) {
     match &record.row {
         Row::Entry { row, domain, failure_type, .. } => {
             catalog.stored(record.segment, record.ordinal, row, domain, failure_type);
         }
-        Row::Change(row) => catalog.changed(record.segment, row),
+        Row::Change { row, .. } => catalog.changed(record.segment, row),
         Row::Lost(_) | Row::Drained(_) | Row::None => {}
     }
 }

@@ -8,7 +8,7 @@ use crate::config::IndexKind;
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{self, Loss, Summary, TIME_NONE};
 use crate::index::{Catalog, Index, MemIndex, SledIndex, Source};
-use crate::log::Segments;
+use crate::log::{self, Segments};
 
 /// The memory that sled may use for its own pages.
 const SLED_CACHE_BYTES: u64 = 8 * 1024 * 1024;
@@ -181,41 +181,62 @@ impl Inner {
         damage: &Damage,
         source: Option<&Frozen<'_>>,
     ) -> Result<()> {
-        let mut entries = damage.entries;
-        if entries.is_none() {
-            // Nothing follows the hole; the segment set says how many entries there were.
-            let item = self.items.iter().find(|item| item.segment == segment);
-            if let (Some(item), Some(source)) = (item, source) {
-                let known: u64 = lock(&self.losses)
-                    .iter()
-                    .filter(|loss| loss.segment == segment)
-                    .map(|loss| loss.entries)
-                    .sum();
-                let rows = source.summary(segment)?.entries.len() as u64;
-                entries = Some(item.entries.saturating_sub(rows + known));
-            }
-        }
-        let loss = Loss {
-            segment,
-            offset: damage.offset,
-            bytes: damage.bytes,
-            lsn_from: damage.lsn_from.unwrap_or(1),
-            lsn_to: damage.lsn_to.unwrap_or(0),
-            entries: entries.unwrap_or(0),
+        let (lsn_from, lsn_to) = (damage.lsn_from.unwrap_or(1), damage.lsn_to.unwrap_or(0));
+        let (offset, bytes) = (damage.offset, damage.bytes);
+        let mut loss = Loss { segment, offset, bytes, lsn_from, lsn_to, entries: 0 };
+        let known = |losses: &[Loss]| {
+            losses.iter().any(|known| {
+                let before = known.offset + known.bytes <= loss.offset;
+                let behind = loss.offset + loss.bytes <= known.offset;
+                known.segment == segment && (known.bytes == 0 || !(before || behind))
+            })
         };
-        let mut losses = lock(&self.losses);
-        let known = losses.iter().any(|known| {
-            let before = known.offset + known.bytes <= loss.offset;
-            let behind = loss.offset + loss.bytes <= known.offset;
-            known.segment == segment && (known.bytes == 0 || !(before || behind))
-        });
-        if known {
+        if known(&lock(&self.losses)) {
             return Ok(());
         }
+        let entries = self.entries_lost(&loss, damage.entries, source)?;
+        let mut losses = lock(&self.losses);
+        if known(&losses) {
+            return Ok(());
+        }
+        loss.entries = entries.unwrap_or(0);
         losses.push(loss);
         drop(losses);
         lock(&self.damage).push(Damage { entries, ..damage.clone() });
         self.log_loss(loss, damage)
+    }
+
+    /// How many entries damage took, of so many that were in its place, as far as is known.
+    fn entries_lost(
+        &self,
+        loss: &Loss,
+        mut entries: Option<u64>,
+        source: Option<&Frozen<'_>>,
+    ) -> Result<Option<u64>> {
+        let segment = loss.segment;
+        // The segment's own removals are taken out already of what its records told.
+        let first = segment + u64::from(entries.is_some());
+        if entries.is_none() {
+            // Nothing follows the hole; the segment set says how many entries there were.
+            let item = self.items.iter().find(|item| item.segment == segment);
+            if let (Some(item), Some(source)) = (item, source) {
+                let losses = lock(&self.losses);
+                let known = losses.iter().filter(|known| known.segment == segment);
+                let known: u64 = known.map(|known| known.entries).sum();
+                drop(losses);
+                let rows = source.summary(segment)?.entries.len() as u64;
+                entries = Some(item.entries.saturating_sub(rows + known));
+            }
+        }
+        if entries.is_none_or(|entries| entries == 0) {
+            return Ok(entries);
+        }
+        // What was removed before is not there to be lost.
+        let later = self.segments.numbers().into_iter().filter(|number| *number >= first);
+        let rows = later.filter_map(|number| self.segments.summary(number).ok());
+        let removed = rows.map(|rows| log::removed_among(&rows, loss.lsn_from, loss.lsn_to));
+        let removed: u64 = removed.sum();
+        Ok(entries.map(|entries| entries.saturating_sub(removed)))
     }
 
     /// The rows of a segment; none for one that cannot be read at all.

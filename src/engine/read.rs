@@ -16,7 +16,7 @@ impl Inner {
     pub(super) fn read(&self, catalog: &Catalog, lsn: u64) -> Result<Option<Entry>> {
         let Some(location) = catalog.locate(&Live(self), lsn)? else { return Ok(None) };
         let Some(frame) = self.entry_frame(catalog, lsn, &location)? else { return Ok(None) };
-        let Ok(body) = format::decode_body::<EntryBody>(&frame.body) else {
+        let Ok(body) = format::decode_body::<EntryBody>(&frame) else {
             self.lose(catalog, lsn, location.segment, frame.offset, frame.header.record_len())?;
             return Ok(None);
         };
@@ -73,7 +73,7 @@ impl Inner {
     ) -> Result<State> {
         match self.segments.frame(position) {
             Ok(frame) if frame.header.lsn == change_lsn && frame.header.kind == Kind::Change => {
-                let body = format::decode_body::<ChangeBody>(&frame.body);
+                let body = format::decode_body::<ChangeBody>(&frame);
                 if let Ok(body) = body
                     .map_err(drop)
                     .and_then(|body| if body.target == lsn { Ok(body) } else { Err(()) })
@@ -88,7 +88,7 @@ impl Inner {
         let mut state = entry.state();
         let row = summary.changes.iter().find(|row| row.lsn == change_lsn);
         if let Some(row) = row {
-            state.status = row.status;
+            state.status = row.status.unwrap_or(state.status);
             state.updated_at = row_time(row.updated_ms).unwrap_or(state.updated_at);
             state.not_before = row_time(row.not_before_ms);
             state.expires_at = row_time(row.expires_ms);

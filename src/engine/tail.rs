@@ -1,11 +1,11 @@
-//! Following the log: every durable entry and change, in the order of their sequence numbers.
+//! Following the log: every durable entry, change and removal, in the order of their sequence numbers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::read::entry_of;
 use super::{Engine, Inner};
-use crate::entry::{Entry, EntryId, State};
+use crate::entry::{Cause, Entry, EntryId, State};
 use crate::error::Result;
 use crate::format::{self, ChangeBody, Frame, Kind, SEGMENT_HEADER_LEN};
 use crate::log::Item;
@@ -29,6 +29,17 @@ pub enum TailItem {
         lsn: u64,
         /// Its state from then on.
         state: Box<State>,
+        /// Why it changed.
+        cause: Cause,
+    },
+    /// An entry was removed.
+    Removed {
+        /// The entry.
+        id: EntryId,
+        /// The sequence number of the removal.
+        lsn: u64,
+        /// Why it was removed.
+        cause: Cause,
     },
 }
 
@@ -48,7 +59,7 @@ impl TailItem {
     pub fn lsn(&self) -> u64 {
         match self {
             Self::Stored(entry) => entry.operation.id.0,
-            Self::Changed { lsn, .. } => *lsn,
+            Self::Changed { lsn, .. } | Self::Removed { lsn, .. } => *lsn,
         }
     }
 }
@@ -136,9 +147,13 @@ impl Iterator for Tail {
 fn item_of(frame: &Frame) -> Option<TailItem> {
     let lsn = frame.header.lsn;
     if frame.header.kind == Kind::Entry {
-        let body = format::decode_body(&frame.body).ok()?;
+        let body = format::decode_body(frame).ok()?;
         return Some(TailItem::Stored(Box::new(entry_of(lsn, body))));
     }
-    let ChangeBody { target, state } = format::decode_body(&frame.body).ok()?;
-    Some(TailItem::Changed { id: EntryId(target), lsn, state: Box::new(state) })
+    let ChangeBody { target, state, cause, .. } = format::decode_body(frame).ok()?;
+    let id = EntryId(target);
+    if cause.removes() {
+        return Some(TailItem::Removed { id, lsn, cause });
+    }
+    Some(TailItem::Changed { id, lsn, state: Box::new(state), cause })
 }

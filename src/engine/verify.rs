@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::env::{Disk, Env, OpenMode};
 use crate::error::{Damage, DamageKind, Error, Result};
-use crate::format::{self, Checkpoint, Kind, LockNote, Predecessor, SegmentSet};
+use crate::format::{self, Checkpoint, Kind, LockNote, Predecessor, SegmentSet, Summary};
 use crate::log::{self, Extent, Item, SegmentFile, Witness};
 
 /// What verifying found.
@@ -142,6 +142,11 @@ impl Verifier<'_> {
             .collect();
         let total: u64 = opened.iter().map(|(_, segment)| segment.len).sum();
         self.read_set(opened.iter().rev().map(|(_, segment)| segment))?;
+        // What is gone as a whole comes first: the segments behind it say what was removed before.
+        let (last, gone): (Vec<_>, Vec<_>) =
+            unreadable.into_iter().partition(|(number, _)| newest == Some(*number));
+        self.unreadable(gone);
+        self.missing(files);
         for ((number, segment), next) in opened.iter().zip(successors) {
             self.segment(segment, newest == Some(*number), next)?;
             if let (Some(trailer), true) = (segment.trailer, newest == Some(*number)) {
@@ -149,13 +154,28 @@ impl Verifier<'_> {
             }
             progress(self.report.bytes, total);
         }
-        for (number, damage) in unreadable {
+        self.unreadable(last);
+        self.beyond(files);
+        self.report.damage.sort();
+        Ok(self.report)
+    }
+
+    fn unreadable(&mut self, segments: Vec<(u64, Damage)>) {
+        for (number, damage) in segments {
             let damage = self.whole(number, damage);
             self.report.damage.push(damage);
         }
-        self.missing(files);
-        self.report.damage.sort();
-        Ok(self.report)
+    }
+
+    /// Takes entries that these changes removed out of the damage to earlier segments.
+    fn discount(&mut self, rows: &Summary) {
+        for damage in &mut self.report.damage {
+            if let (Some(from), Some(to), Some(entries)) =
+                (damage.lsn_from, damage.lsn_to, damage.entries.as_mut())
+            {
+                *entries = entries.saturating_sub(log::removed_among(rows, from, to));
+            }
+        }
     }
 
     fn segment(
@@ -205,6 +225,7 @@ impl Verifier<'_> {
                 self.damage(segment, DamageKind::Footer, end, segment.len - end);
             }
         }
+        self.discount(rows);
         self.report.damage.extend(scanned.damage);
         Ok(())
     }
@@ -219,6 +240,7 @@ impl Verifier<'_> {
         self.last_lsn = self.last_lsn.max(survey.last_lsn.unwrap_or(0));
         let end = survey.kept.last().map_or(survey.cut, format::Frame::end);
         self.count(segment, owned.map_or(end, |note| note.end).min(segment.len))?;
+        self.discount(&survey.summary);
         self.report.damage.extend(survey.damage);
         let clean = self.checkpoint.is_some_and(|checkpoint| {
             checkpoint.clean && checkpoint.segment == number && checkpoint.end == end
@@ -252,7 +274,7 @@ impl Verifier<'_> {
                 if let Item::Frame(frame) = item
                     && frame.header.kind == Kind::SegmentSet
                 {
-                    self.set = format::decode_body(&frame.body).ok();
+                    self.set = format::decode_body(&frame).ok();
                 }
                 Ok(false)
             })?;
@@ -279,27 +301,26 @@ impl Verifier<'_> {
         }
     }
 
-    /// Segments that the newest set or the checkpoint names and that are not there.
+    /// Segments that the newest set names and that are not there.
     fn missing(&mut self, files: &BTreeMap<u64, u32>) {
+        let items = self.set.iter().flat_map(|set| &set.segments);
+        let gone: Vec<_> = items.filter(|item| !files.contains_key(&item.segment)).collect();
+        let damage: Vec<Damage> = gone.into_iter().map(log::missing_damage).collect();
+        self.report.damage.extend(damage);
+    }
+
+    /// Segments behind the newest file that only the checkpoint names.
+    fn beyond(&mut self, files: &BTreeMap<u64, u32>) {
         let newest = files.last_key_value().map_or(0, |(number, _)| *number);
         let known = self.note.map_or(u64::MAX, |note| note.segment);
         let beyond = self
             .checkpoint
             .filter(|checkpoint| checkpoint.segment > newest && checkpoint.segment <= known);
-        let set = self.set.take().unwrap_or_default();
-        let last = beyond.map(|checkpoint| {
-            let captured = set.totals.captured + self.newest_entries;
-            log::last_item(&checkpoint, self.last_lsn, Some(captured))
-        });
-        let items: Vec<_> = set.segments.into_iter().chain(last).collect();
-        for item in items.iter().filter(|item| !files.contains_key(&item.segment)) {
-            self.report.damage.push(Damage {
-                lsn_from: Some(item.first_lsn),
-                lsn_to: Some(item.last_lsn),
-                entries: Some(item.entries),
-                kind: DamageKind::Missing,
-                ..log::file_damage(&format::segment_name(item.segment, item.generation))
-            });
+        if let Some(checkpoint) = beyond {
+            let captured = self.set.as_ref().map_or(0, |set| set.totals.captured);
+            let captured = Some(captured + self.newest_entries);
+            let item = log::last_item(&checkpoint, self.last_lsn, captured);
+            self.report.damage.push(log::missing_damage(&item));
         }
     }
 

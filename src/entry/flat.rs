@@ -1,7 +1,8 @@
 //! An entry as one flat row of fields, in JSON and in binary.
 //!
 //! Serde's own `flatten` passes each value through a tree, which would not keep a payload byte
-//! for byte; so the row names every field once, borrowed to write and owned to read.
+//! for byte; so the row names every field once, borrowed to write and owned to read. Counts that
+//! older rows lack read as zero.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -10,7 +11,7 @@ use super::{Action, Attempt, Entry, EntryId, FailedOperation, Json, Lease, Statu
 macro_rules! rows {
     (
         operation { $($inner:ident: $inner_type:ty,)* }
-        entry { $($outer:ident: $outer_type:ty,)* }
+        entry { $($(#[$attribute:meta])? $outer:ident: $outer_type:ty,)* }
     ) => {
         #[derive(Serialize)]
         struct RowRef<'a> {
@@ -21,7 +22,7 @@ macro_rules! rows {
         #[derive(Deserialize)]
         struct Row {
             $($inner: $inner_type,)*
-            $($outer: $outer_type,)*
+            $($(#[$attribute])? $outer: $outer_type,)*
         }
 
         impl<'a> From<&'a Entry> for RowRef<'a> {
@@ -85,7 +86,9 @@ rows! {
         audit: Vec<Action>,
         audit_older: u32,
         terminal_at: Option<Timestamp>,
+        #[serde(default)]
         previous_total_retries: u32,
+        #[serde(default)]
         force_redrive_count: u32,
     }
 }

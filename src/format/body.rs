@@ -6,10 +6,13 @@ use bincode::Options;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{FormatError, RECORD_BODY_MAX};
-use crate::entry::{Json, State, Timestamp};
+use super::{FormatError, Frame, Kind, RECORD_BODY_MAX};
+use crate::entry::{Cause, Json, State, Timestamp};
 
-/// The body of an entry record, version 1.
+/// The bytes that version 2 added at the end of a state.
+const STATE_ADDED: usize = 1 + 4 + 4;
+
+/// The body of an entry record, version 2.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of `FailedOperation` and `Entry`")]
 pub struct EntryBody {
@@ -34,13 +37,30 @@ pub struct EntryBody {
     pub state: State,
 }
 
-/// The body of a change record, version 1.
+/// The body of a change record, version 2.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeBody {
     /// The entry that changed.
     pub target: u64,
-    /// Its state from now on.
+    /// Its state from now on; of an entry that is gone, one without texts.
     pub state: State,
+    /// Why; a cause that removes says that the entry is gone from now on.
+    pub cause: Cause,
+    /// The entry's domain; empty in version 1.
+    pub domain: String,
+    /// The entry's failure type; empty in version 1.
+    pub failure_type: String,
+}
+
+/// How many records of each cause were ever written for one domain and failure type.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// The domain.
+    pub domain: String,
+    /// The failure type.
+    pub failure_type: String,
+    /// The numbers of the causes, rising, with the number of records.
+    pub counts: Vec<(u8, u64)>,
 }
 
 /// Running totals over the life of the store.
@@ -88,7 +108,7 @@ pub struct Loss {
     pub entries: u64,
 }
 
-/// The body of a segment-set record, version 1: all that must be known of older segments.
+/// The body of a segment-set record, version 2: all that must be known of older segments.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentSet {
     /// The older segments, by number.
@@ -99,6 +119,8 @@ pub struct SegmentSet {
     pub losses: Vec<Loss>,
     /// Fallback files that are home but perhaps not yet unlinked.
     pub drained: Vec<[u8; 16]>,
+    /// How many records of each cause they hold or held, and the segments before them.
+    pub tallies: Vec<Tally>,
 }
 
 /// The body of a drained record, version 1.
@@ -122,9 +144,57 @@ pub(crate) fn encode_body<T: Serialize>(body: &T) -> Result<Vec<u8>, FormatError
     options().serialize(body).map_err(|_| FormatError::Field("body length"))
 }
 
-/// Reads a body whose checksum was already found right.
-pub(crate) fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FormatError> {
-    options().deserialize(bytes).map_err(|_| FormatError::Field("body"))
+/// A body that a record may have.
+pub(crate) trait Body: DeserializeOwned {
+    /// The records that have it.
+    const KIND: Kind;
+    /// How many bytes of zeros make a body of version 1 one of the newest version: each version
+    /// only adds at the end.
+    const ADDED: usize;
+}
+
+impl Body for EntryBody {
+    const KIND: Kind = Kind::Entry;
+    const ADDED: usize = STATE_ADDED;
+}
+
+impl Body for ChangeBody {
+    const KIND: Kind = Kind::Change;
+    const ADDED: usize = STATE_ADDED + 1 + 8 + 8;
+}
+
+impl Body for SegmentSet {
+    const KIND: Kind = Kind::SegmentSet;
+    const ADDED: usize = 8;
+}
+
+impl Body for Loss {
+    const KIND: Kind = Kind::Lost;
+    const ADDED: usize = 0;
+}
+
+impl Body for DrainedBody {
+    const KIND: Kind = Kind::Drained;
+    const ADDED: usize = 0;
+}
+
+/// Reads the body of a record whose checksum was already found right.
+pub(crate) fn decode_body<T: Body>(frame: &Frame) -> Result<T, FormatError> {
+    decode_bytes(frame.header.body_version, &frame.body)
+}
+
+/// Reads the bytes of a body of a version.
+pub(crate) fn decode_bytes<T: Body>(version: u16, bytes: &[u8]) -> Result<T, FormatError> {
+    let read = if version == T::KIND.body_version() {
+        options().deserialize(bytes)
+    } else if version == 1 {
+        let mut whole = bytes.to_vec();
+        whole.resize(bytes.len() + T::ADDED, 0);
+        options().deserialize(&whole)
+    } else {
+        return Err(FormatError::Field("body version"));
+    };
+    read.map_err(|_| FormatError::Field("body"))
 }
 
 impl EntryBody {

@@ -5,7 +5,7 @@ use super::{FormatError, Reader, checked, sealed};
 /// The newest format version that this build reads and writes; the major one must match.
 pub const VERSION_MAJOR: u16 = 1;
 /// The minor version: a reader of the same major version reads any.
-pub const VERSION_MINOR: u16 = 0;
+pub const VERSION_MINOR: u16 = 1;
 
 /// The file that makes a directory a store.
 pub const STORE_NAME: &str = "STORE";
@@ -203,13 +203,18 @@ const NO_SEGMENT: u64 = u64::MAX;
 
 impl SegmentHeader {
     /// The first 4096 bytes of a segment.
-    #[expect(clippy::cast_possible_truncation, reason = "a constant of at most 4096")]
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_as(VERSION_MINOR)
+    }
+
+    /// As a minor version wrote them: only the number differs.
+    #[expect(clippy::cast_possible_truncation, reason = "a constant of at most 4096")]
+    fn encode_as(&self, minor: u16) -> Vec<u8> {
         let none = Predecessor { segment: NO_SEGMENT, last_lsn: 0, end: 0, footer_crc: 0 };
         let predecessor = self.predecessor.unwrap_or(none);
         let mut bytes = SEGMENT_MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION_MAJOR.to_le_bytes());
-        bytes.extend_from_slice(&VERSION_MINOR.to_le_bytes());
+        bytes.extend_from_slice(&minor.to_le_bytes());
         bytes.extend_from_slice(&128_u32.to_le_bytes());
         bytes.extend_from_slice(&self.store_uuid);
         bytes.extend_from_slice(&self.segment.to_le_bytes());
@@ -245,10 +250,12 @@ impl SegmentHeader {
             FormatError::Version(..) => Err(error),
             _ => Self::decode_copy(copy).map_err(|_| error),
         })?;
-        Ok((header, header.encode() == page))
+        let (header, minor) = header;
+        Ok((header, header.encode_as(minor) == page))
     }
 
-    fn decode_copy(bytes: &[u8]) -> Result<Self, FormatError> {
+    /// The header and the minor version that wrote it.
+    fn decode_copy(bytes: &[u8]) -> Result<(Self, u16), FormatError> {
         let bytes = bytes.get(..SEGMENT_HEADER_STRUCT).ok_or(FormatError::Short)?;
         let content = checked(bytes, 0)?;
         let mut reader = Reader::new(content);
@@ -287,7 +294,7 @@ impl SegmentHeader {
         if header_len != 128 || flags & !FLAG_FALLBACK != 0 || salt == 0 {
             return Err(FormatError::Field("segment header"));
         }
-        Ok(header)
+        Ok((header, minor))
     }
 }
 

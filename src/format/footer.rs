@@ -12,6 +12,9 @@ const CHANGE_ROW_LEN: usize = 48;
 /// The length of the trailer, the last bytes of a sealed segment.
 pub const FOOTER_TRAILER_LEN: usize = 64;
 
+/// In the place of a status: the entry is gone.
+const STATUS_GONE: u8 = u8::MAX;
+
 const FOOTER_MAGIC: [u8; 8] = *b"DLQFOOT\n";
 
 /// The last 64 bytes of a sealed segment.
@@ -221,7 +224,8 @@ fn encode_change_row(row: &ChangeRow) -> Vec<u8> {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
     bytes.extend_from_slice(&place(row.offset).to_le_bytes());
-    bytes.extend_from_slice(&[row.status as u8, 0, 0, 0]);
+    let status = row.status.map_or(STATUS_GONE, |status| status as u8);
+    bytes.extend_from_slice(&[status, 0, 0, 0]);
     bytes
 }
 
@@ -230,7 +234,10 @@ fn decode_change_row(bytes: &[u8]) -> Result<ChangeRow, FormatError> {
     let (lsn, target, updated_ms) = (reader.u64(), reader.u64(), reader.u64());
     let (not_before_ms, expires_ms) = (reader.u64(), reader.u64());
     let offset = u64::from(reader.u32()) * RECORD_ALIGN;
-    let status = Status::from_number(reader.u8()).ok_or(FormatError::Field("status"))?;
+    let status = match reader.u8() {
+        STATUS_GONE => None,
+        number => Some(Status::from_number(number).ok_or(FormatError::Field("status"))?),
+    };
     Ok(ChangeRow { lsn, target, offset, status, updated_ms, not_before_ms, expires_ms })
 }
 

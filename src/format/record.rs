@@ -56,6 +56,14 @@ impl Kind {
         }
     }
 
+    /// The version of the bodies that are written now, the newest that can be read.
+    pub const fn body_version(self) -> u16 {
+        match self {
+            Self::Entry | Self::Change | Self::SegmentSet => 2,
+            Self::Lost | Self::Drained | Self::Mark | Self::Other(_) => 1,
+        }
+    }
+
     /// The name in dumps.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -172,7 +180,8 @@ impl RecordHeader {
         let body_len = reader.u32();
         let lsn = reader.u64();
         let body_crc = reader.u32();
-        let kind = Kind::from_number(reader.u8()).ok_or(FormatError::Field("record kind"))?;
+        let number = reader.u8();
+        let kind = Kind::from_number(number).ok_or(FormatError::Kind(number))?;
         let flags = Flags::from_bits(reader.u8()).ok_or(FormatError::Field("record flags"))?;
         let header = Self {
             body_len,
@@ -189,6 +198,11 @@ impl RecordHeader {
             return Err(FormatError::Field("body length"));
         }
         Ok(header)
+    }
+
+    /// Whether a reader of this version must stop here: it would misread the body.
+    pub const fn is_newer(&self) -> bool {
+        !matches!(self.kind, Kind::Other(_)) && self.body_version > self.kind.body_version()
     }
 
     /// Whether the body is the one this header was made for.

@@ -37,8 +37,8 @@ pub struct ChangeRow {
     pub target: u64,
     /// Where the record begins in the segment.
     pub offset: u64,
-    /// The status after the change.
-    pub status: Status,
+    /// The status after the change; none when the entry is gone from then on.
+    pub status: Option<Status>,
     /// When it changed.
     pub updated_ms: u64,
     /// When the entry is due, or [`TIME_NONE`].

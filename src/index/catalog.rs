@@ -92,7 +92,7 @@ impl Catalog {
         self.cache_sealed(sealed);
     }
 
-    /// Takes a committed change. Changes rise by sequence number; one at or below the highest
+    /// Takes a committed change or removal. Changes rise by sequence number; one at or below the highest
     /// seen is ignored, and so is one whose entry is unknown, gone or folded beyond it.
     pub fn changed(&self, segment: u64, row: &ChangeRow) {
         self.write().change(segment, row);
@@ -231,9 +231,14 @@ impl State {
         }
         segment.changed_lsn = row.lsn;
         segment.kept = false;
-        if let Some((before, after)) = segment.set_status(ordinal, row.status as u8) {
+        let status = row.status.map_or(GONE, |status| status as u8);
+        if let Some((before, after)) = segment.set_status(ordinal, status) {
             self.uncount(before);
-            *self.totals.entry(after).or_default() += 1;
+            if status == GONE {
+                self.len = self.len.saturating_sub(1);
+            } else {
+                *self.totals.entry(after).or_default() += 1;
+            }
         }
         Some((target, ordinal))
     }

@@ -129,7 +129,7 @@ fn step() -> impl Strategy<Value = Step> {
         30 => (0_u8..3, 0_u8..2, 0_u64..1000, 0_u64..20, 0_usize..3).prop_map(
             |(domain, kind, created, key, status)| Step::Store { domain, kind, created, key, status }
         ),
-        20 => (any::<usize>(), 0_usize..4)
+        20 => (any::<usize>(), 0_usize..5)
             .prop_map(|(target, status)| Step::Change { target, status }),
         1 => (any::<usize>(), 0_u64..6).prop_map(|(from, len)| Step::Lose { from, len }),
         3 => (1_u64..9).prop_map(Step::Burn),
@@ -205,7 +205,8 @@ impl Pair {
         self.all.push(lsn);
     }
 
-    fn change(&mut self, target: usize, status: Status) {
+    /// Changes an entry; none means that it is gone from then on.
+    fn change(&mut self, target: usize, status: Option<Status>) {
         self.lsn += 1;
         let lsn = self.lsn;
         let target = self.all.get(target % self.all.len().max(1)).copied().unwrap_or(0);
@@ -224,7 +225,10 @@ impl Pair {
         });
         self.catalog.changed(segment, &row);
         self.catalog.changed(segment, &row);
-        if let Some(known) = self.known.get_mut(&target) {
+        if status.is_none() {
+            self.known.remove(&target);
+        }
+        if let (Some(known), Some(status)) = (self.known.get_mut(&target), status) {
             known.status = status;
             known.change = Some((lsn, Position { segment, offset: row.offset }));
         }
@@ -260,7 +264,9 @@ impl Pair {
                 key: key.wrapping_mul(0x1234_5678_9abc_def1),
                 change: None,
             }),
-            Step::Change { target, status } => self.change(*target, Status::ALL[*status]),
+            Step::Change { target, status } => {
+                self.change(*target, (*status < 4).then(|| Status::ALL[*status]));
+            }
             Step::Lose { from, len } => {
                 let from = *from as u64 % self.lsn;
                 self.lose(from, self.lsn.min(from + len));
@@ -297,6 +303,7 @@ impl Pair {
             failure_type: question.kind.map(|kind| format!("k{kind}")),
             created_from: question.from.map(Timestamp),
             created_to: question.to.map(Timestamp),
+            ..Filter::default()
         };
         let fits = |known: &Known| {
             filter.status.is_none_or(|status| status == known.status)
@@ -457,7 +464,7 @@ fn large(entries: u64, per_segment: u64, changed: bool) -> Rows {
                     lsn,
                     target,
                     offset: at * 1024 + 512,
-                    status: Status::Resolved,
+                    status: Some(Status::Resolved),
                     updated_ms: 0,
                     not_before_ms: TIME_NONE,
                     expires_ms: TIME_NONE,
@@ -600,7 +607,7 @@ fn a_change_that_is_folded_in_does_not_count_again() {
             lsn,
             target: 1,
             offset: lsn * 8,
-            status,
+            status: Some(status),
             updated_ms: times.0,
             not_before_ms: times.1,
             expires_ms: times.2,
@@ -664,7 +671,7 @@ fn readers_beside_commits_and_folds_see_whole_states() {
                 lsn: first_change + at,
                 target: all[usize::try_from(at * 7 % 300).unwrap()],
                 offset: at * 8,
-                status: Status::ALL[usize::try_from(at % 9).unwrap()],
+                status: Some(Status::ALL[usize::try_from(at % 9).unwrap()]),
                 updated_ms: 0,
                 not_before_ms: TIME_NONE,
                 expires_ms: TIME_NONE,

@@ -152,6 +152,10 @@ impl Commit {
             state.pending.push(Pending { lsn, draft, flags });
         }
         state.pending_bytes += bytes;
+        if durability == Durability::Synced {
+            // Said now, so that whoever leads next syncs: nothing is shown before.
+            state.sync_wanted = state.sync_wanted.max(state.next_lsn);
+        }
         Ok(Ticket { first_lsn, last_lsn: state.next_lsn - 1 })
     }
 

@@ -10,6 +10,7 @@ mod prepare;
 mod recover;
 mod segment;
 mod spill;
+mod tally;
 mod writer;
 
 #[cfg(feature = "planted")]
@@ -21,7 +22,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use serde::Serialize;
 
-use crate::entry::Status;
+use crate::entry::{Cause, Status};
 use crate::env::{Env, OpenMode, write_all_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
@@ -32,15 +33,18 @@ use crate::format::{
 pub(crate) use commit::{Commit, Ticket};
 pub use open::OpenReport;
 pub(crate) use open::{
-    Opened, await_owner, check_store, file_damage, last_item, list_segments, open, open_read_only,
-    read_checkpoint, store_file_damaged, store_uuid, write_checkpoint,
+    Opened, await_owner, check_store, file_damage, last_item, list_segments, missing_damage, open,
+    open_read_only, read_checkpoint, store_file_damaged, store_uuid, write_checkpoint,
 };
 pub(crate) use prepare::Preparer;
-pub(crate) use recover::{Extent, Witness, change_note, entry_note, quarantine, scan_old, survey};
+pub(crate) use recover::{
+    Extent, Witness, change_note, entry_note, quarantine, removed_among, scan_old, survey,
+};
 pub(crate) use segment::{Item, SegmentFile};
 pub(crate) use spill::{
     FallbackFile, list_fallback, quarantine_file, read_fallback, write_fallback,
 };
+pub(crate) use tally::Tallies;
 
 /// How many segment files are kept open.
 const OPEN_FILES_MAX: usize = 64;
@@ -48,6 +52,7 @@ const OPEN_FILES_MAX: usize = 64;
 /// A record that is ready to be written but has no number yet.
 pub(crate) struct Draft {
     pub kind: Kind,
+    pub body_version: u16,
     pub body: Vec<u8>,
     pub body_crc: u32,
     pub time_ms: u64,
@@ -70,10 +75,14 @@ pub(crate) enum Note {
     },
     Change {
         target: u64,
-        status: Status,
+        /// None when the entry is gone from then on.
+        status: Option<Status>,
         updated_ms: u64,
         not_before_ms: u64,
         expires_ms: u64,
+        cause: Cause,
+        domain: Arc<str>,
+        failure_type: Arc<str>,
     },
     Lost(Loss),
     Drained(DrainedBody),
@@ -93,7 +102,7 @@ pub(crate) struct Committed {
 #[derive(Debug, Clone)]
 pub(crate) enum Row {
     Entry { row: EntryRow, domain: Arc<str>, failure_type: Arc<str>, key: Option<String> },
-    Change(ChangeRow),
+    Change { row: ChangeRow, cause: Cause, domain: Arc<str>, failure_type: Arc<str> },
     Lost(Loss),
     Drained(DrainedBody),
     None,
@@ -124,7 +133,8 @@ impl Draft {
             settings: "the format: a record is at most 16 MiB",
         })?;
         let body_crc = RecordHeader::crc_of(&body);
-        Ok(Self { kind, body, body_crc, time_ms, drained: false, note })
+        let body_version = kind.body_version();
+        Ok(Self { kind, body_version, body, body_crc, time_ms, drained: false, note })
     }
 
     /// The header of the record in its group.
@@ -135,7 +145,7 @@ impl Draft {
             body_crc: self.body_crc,
             kind: self.kind,
             flags,
-            body_version: 1,
+            body_version: self.body_version,
             time_ms: self.time_ms,
             group,
             ordinal: u32::try_from(ordinal).unwrap_or(u32::MAX),
@@ -149,8 +159,15 @@ impl Draft {
     /// A mark: a record that says nothing.
     pub fn empty() -> Self {
         let body_crc = RecordHeader::crc_of(&[]);
-        let (kind, note) = (Kind::Mark, Note::None);
-        Self { kind, body: Vec::new(), body_crc, time_ms: 0, drained: false, note }
+        Self {
+            kind: Kind::Mark,
+            body_version: Kind::Mark.body_version(),
+            body: Vec::new(),
+            body_crc,
+            time_ms: 0,
+            drained: false,
+            note: Note::None,
+        }
     }
 }
 
@@ -184,7 +201,16 @@ impl Note {
                 let (domain, failure_type) = (Arc::clone(domain), Arc::clone(failure_type));
                 Row::Entry { row, domain, failure_type, key: key.clone() }
             }
-            Self::Change { target, status, updated_ms, not_before_ms, expires_ms } => {
+            Self::Change {
+                target,
+                status,
+                updated_ms,
+                not_before_ms,
+                expires_ms,
+                cause,
+                domain,
+                failure_type,
+            } => {
                 let row = ChangeRow {
                     lsn,
                     target: *target,
@@ -195,11 +221,27 @@ impl Note {
                     expires_ms: *expires_ms,
                 };
                 summary.changes.push(row.clone());
-                Row::Change(row)
+                let (domain, failure_type) = (Arc::clone(domain), Arc::clone(failure_type));
+                Row::Change { row, cause: *cause, domain, failure_type }
             }
             Self::Lost(loss) => Row::Lost(*loss),
             Self::Drained(body) => Row::Drained(*body),
             Self::None => Row::None,
+        }
+    }
+}
+
+impl Row {
+    /// Counts the record.
+    pub fn count(&self, tallies: &mut Tallies) {
+        match self {
+            Self::Entry { domain, failure_type, .. } => {
+                tallies.add(domain, failure_type, Cause::Stored);
+            }
+            Self::Change { cause, domain, failure_type, .. } => {
+                tallies.add(domain, failure_type, *cause);
+            }
+            Self::Lost(_) | Self::Drained(_) | Self::None => {}
         }
     }
 }
@@ -209,6 +251,8 @@ impl Note {
 pub(crate) struct Active {
     pub file: Arc<SegmentFile>,
     pub summary: Summary,
+    /// The counts up to the last written record, those of older segments included.
+    pub tallies: Tallies,
     /// Where the written records end.
     pub end: u64,
     /// Where the synced records end.

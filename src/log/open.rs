@@ -11,6 +11,7 @@ mod checkpoint;
 mod missing;
 mod owner;
 mod read_only;
+mod segment_set;
 mod store_file;
 
 use std::collections::BTreeMap;
@@ -24,22 +25,23 @@ use crate::env::{Env, Lock, NameKind, OpenMode, read_exact_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
     self, Checkpoint, FileName, Frame, Loss, Predecessor, SegmentItem, SegmentSet, StoreHeader,
-    Totals,
+    Summary, Totals,
 };
 
 use super::prepare::Preparer;
 use super::recover::{self, Survey, Witness};
 use super::segment::SegmentFile;
-use super::writer::{Birth, Pending, Writer};
-use super::{Active, Draft, Segments};
+use super::writer::{Birth, Born, Pending, Writer};
+use super::{Active, Draft, Segments, Tallies};
 
 pub(crate) use checkpoint::{read_checkpoint, write_checkpoint};
-pub(crate) use missing::{file_damage, last_item, loss, missing_damage};
+pub(crate) use missing::{file_damage, last_item, loss, missing_damage, removed_since};
 pub(crate) use owner::await_owner;
 pub(crate) use read_only::open_read_only;
 pub(crate) use store_file::{check_store, store_file_damaged, store_uuid};
 
 use owner::take_lock;
+use segment_set::rebuild_set;
 use store_file::{Found, create_store, find_store};
 
 /// What opening found and did.
@@ -85,6 +87,8 @@ pub(crate) struct Opened {
     pub next_lsn: u64,
     pub checkpoint: Option<Checkpoint>,
     pub totals: Totals,
+    /// How many records of each cause were written, and to what.
+    pub tallies: Tallies,
     /// The older segments, as the log lists them.
     pub items: Vec<SegmentItem>,
     /// All losses that are on record or were just found.
@@ -208,7 +212,7 @@ impl Opening<'_> {
             segment.trailer.map_or(Witness::Checkpoint(self.checkpoint.as_ref()), |trailer| {
                 Witness::End(trailer.start)
             });
-        let survey = recover::survey(&segment, witness)?;
+        let mut survey = recover::survey(&segment, witness)?;
         let sealed = segment.trailer.is_some();
         let clean =
             !sealed && segment.header_intact && survey.is_clean(self.checkpoint.as_ref(), *newest);
@@ -217,9 +221,14 @@ impl Opening<'_> {
         self.report.of_survey(&survey, clean);
         let set = match survey.set.clone() {
             Some(set) => set,
-            None => self.rebuild_set(files, *newest),
+            None => {
+                let set = rebuild_set(&**self.env, &self.segments, files, *newest);
+                survey.count_from(&set.tallies);
+                set
+            }
         };
-        let missing = adopt_old(self.env, &self.segments, files, &set, &segment, &mut self.report);
+        let newest = (&segment, &survey.summary);
+        let missing = adopt_old(self.env, &self.segments, files, &set, newest, &mut self.report);
         if clean && missing.is_empty() {
             return Ok(self.go_on(segment, survey, set));
         }
@@ -268,7 +277,7 @@ impl Opening<'_> {
         newest: u64,
         damage: Damage,
     ) -> Result<Opened> {
-        let mut set = self.rebuild_set(files, newest);
+        let mut set = rebuild_set(&**self.env, &self.segments, files, newest);
         let before = set.segments.last().map_or(0, |item| item.last_lsn);
         let known = self.checkpoint.filter(|checkpoint| checkpoint.segment == newest);
         let item = match known {
@@ -315,53 +324,16 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// The set of older segments: the newest one that can be read, and the files since.
-    fn rebuild_set(&mut self, files: &BTreeMap<u64, u32>, newest: u64) -> SegmentSet {
-        let mut set = SegmentSet::default();
-        let older = || files.range(..newest).rev();
-        let first = older().find_map(|(number, generation)| {
-            set = self.read_set(*number, *generation)?;
-            Some(*number)
-        });
-        for item in &set.segments {
-            self.segments.add_old(item.segment, item.generation, None, Some(*item));
-        }
-        for (number, generation) in files.range(first.unwrap_or(0)..newest) {
-            self.segments.add_old(*number, *generation, None, None);
-            let Ok(summary) = self.segments.summary(*number) else { continue };
-            let holes =
-                self.segments.old(*number).map_or_else(Vec::new, |old| old.scanned_damage());
-            let lost: u64 = holes.iter().filter_map(|damage| damage.entries).sum();
-            let lsns = summary.entries.iter().map(|row| row.lsn);
-            let lsns = lsns.chain(summary.changes.iter().map(|row| row.lsn));
-            set.segments.push(SegmentItem {
-                segment: *number,
-                generation: *generation,
-                first_lsn: lsns.clone().min().unwrap_or(0),
-                last_lsn: lsns.max().unwrap_or(0),
-                entries: summary.entries.len() as u64 + lost,
-            });
-            set.totals.captured += summary.entries.len() as u64 + lost;
-        }
-        set
-    }
-
-    /// The set at the head of an older segment.
-    fn read_set(&self, number: u64, generation: u32) -> Option<SegmentSet> {
-        let path = self.segments.path(number, generation);
-        let segment = SegmentFile::open(&**self.env, &path, OpenMode::Read, false).ok()?;
-        let frame = segment.read_frame(format::SEGMENT_HEADER_LEN, segment.len).ok()?;
-        let is_set = frame.header.kind == format::Kind::SegmentSet;
-        is_set.then(|| format::decode_body(&frame.body).ok()).flatten()
-    }
-
     /// Continues the newest segment after a clean close.
     fn go_on(self, segment: SegmentFile, survey: Survey, set: SegmentSet) -> Opened {
         let end = survey.kept.last().map_or(survey.cut, Frame::end);
         let last_lsn = survey.last_lsn.unwrap_or(0);
         let segment = Arc::new(segment);
         let file = Arc::clone(&segment);
-        self.segments.begin(Active { file, summary: survey.summary, end, synced_end: end });
+        let mut tallies = survey.tallies;
+        tallies.balance(set.totals.captured + survey.summary.entries.len() as u64);
+        let summary = survey.summary;
+        self.segments.begin(Active { file, summary, tallies, end, synced_end: end });
         let tail = Tail {
             segment,
             end,
@@ -399,6 +371,7 @@ impl Opening<'_> {
         set.losses.extend(found);
         set.losses.extend(missing);
         set.drained.extend(&survey.drained);
+        set.tallies = survey.cut_tallies.list();
         self.lose_last(&mut set, number, cut_lsn);
         let next_number = set.segments.last().map_or(number, |item| item.segment) + 1;
         self.report.carried_records = survey.kept.len() as u64;
@@ -454,10 +427,14 @@ impl Opening<'_> {
         self,
         number: u64,
         predecessor: Option<Predecessor>,
-        set: SegmentSet,
+        mut set: SegmentSet,
         carried: Vec<Pending>,
         next_lsn: u64,
     ) -> Result<Opened> {
+        let mut tallies = Tallies::of_list(&set.tallies);
+        tallies.balance(set.totals.captured);
+        set.totals = tallies.removed(set.totals);
+        set.tallies = tallies.list();
         let log_dir = self.config.dir.join(format::LOG_DIR);
         // The process that named the segments before may have died before their names were
         // durable; a power cut could then keep the new name without the old ones.
@@ -481,7 +458,8 @@ impl Opening<'_> {
             last_lsn: born.last_lsn,
         };
         let (end, synced_end) = (born.end, born.end);
-        let active = Active { file: born.file, summary: born.summary, end, synced_end };
+        let Born { file, summary, tallies, .. } = born;
+        let active = Active { file, summary, tallies, end, synced_end };
         self.segments.begin(active);
         Ok(self.finish(tail, set, Vec::new(), Vec::new(), next_lsn))
     }
@@ -527,6 +505,7 @@ impl Opening<'_> {
             segments: self.segments,
             preparer: Some(preparer),
             totals: writer.totals(),
+            tallies: writer.segments.with_active(|active| active.tallies.clone()),
             writer: Some(Box::new(writer)),
             next_lsn,
             checkpoint: self.checkpoint,
@@ -551,6 +530,7 @@ fn carry(frame: Frame, store_uuid: [u8; 16]) -> Result<Pending> {
     let note = recover::note_of(&frame, store_uuid)?;
     let draft = Draft {
         kind: frame.header.kind,
+        body_version: frame.header.body_version,
         body_crc: frame.header.body_crc,
         body: frame.body,
         time_ms: frame.header.time_ms,
@@ -560,16 +540,18 @@ fn carry(frame: Frame, store_uuid: [u8; 16]) -> Result<Pending> {
     Ok(Pending { lsn: frame.header.lsn, draft, flags: frame.header.flags })
 }
 
-/// Lists the older segments for readers; returns those that should be there and are not.
+/// Lists the older segments for readers; returns those that should be there and are not. The
+/// newest segment comes with its rows.
 fn adopt_old(
     env: &Arc<dyn Env>,
     segments: &Segments,
     files: &BTreeMap<u64, u32>,
     set: &SegmentSet,
-    newest: &SegmentFile,
+    (newest, rows): (&SegmentFile, &Summary),
     report: &mut OpenReport,
 ) -> Vec<Loss> {
     let mut missing = Vec::new();
+    let reported = report.lost.len();
     for (index, item) in set.segments.iter().enumerate() {
         if !files.contains_key(&item.segment) {
             let damage = missing_damage(item);
@@ -597,6 +579,11 @@ fn adopt_old(
             None => bound_of(&newest.header, item.segment),
         };
         segments.add_old(item.segment, item.generation, bound, Some(*item));
+    }
+    for (loss, damage) in missing.iter_mut().zip(report.lost.iter_mut().skip(reported)) {
+        let removed = removed_since(segments, set, rows, loss);
+        loss.entries = loss.entries.saturating_sub(removed);
+        damage.entries = damage.entries.map(|entries| entries.saturating_sub(removed));
     }
     missing
 }

@@ -15,17 +15,21 @@ use crate::env::Env;
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
     self, ChangeBody, Checkpoint, DrainedBody, EntryBody, Frame, Kind, Loss, RecordHeader,
-    SEGMENT_HEADER_LEN, SegmentItem, SegmentSet, Summary, TIME_NONE,
+    SEGMENT_HEADER_LEN, SegmentItem, SegmentSet, Summary, TIME_NONE, Tally,
 };
 
-use super::Note;
 use super::segment::{Item, SegmentFile};
+use super::{Note, Row, Tallies};
 
 /// What the newest segment holds, judged.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     /// The rows of all records that count.
     pub summary: Summary,
+    /// The counts up to the last record that counts, as far as the segment set is there.
+    pub tallies: Tallies,
+    /// The counts up to the cut.
+    pub cut_tallies: Tallies,
     /// The segment set in the first group.
     pub set: Option<SegmentSet>,
     /// Losses recorded in this segment.
@@ -55,6 +59,15 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
+    /// Counts on from these, when the segment set that says so is lost.
+    pub fn count_from(&mut self, before: &[Tally]) {
+        for tallies in [&mut self.tallies, &mut self.cut_tallies] {
+            let mut whole = Tallies::of_list(before);
+            whole.merge(tallies);
+            *tallies = whole;
+        }
+    }
+
     /// Whether the segment ends exactly where a clean close left it.
     pub fn is_clean(&self, checkpoint: Option<&Checkpoint>, segment: u64) -> bool {
         let end = self.kept.last().map_or(self.cut, Frame::end);
@@ -218,31 +231,56 @@ fn gather(survey: &mut Survey, segment: &SegmentFile, bound: u64) -> Result<()> 
     let known = survey.cut_lsn.unwrap_or(0).max(header.base_lsn.saturating_sub(1));
     let (kept, broken) = units.finish(known);
     survey.torn_bytes += broken;
+    survey.cut_tallies = survey.tallies.clone();
     for frame in &kept {
         survey.records += 1;
         collect(survey, header.store_uuid, frame);
     }
     survey.kept = kept;
+    discount_removed(&survey.summary, &mut survey.damage);
     Ok(())
 }
 
 fn collect(survey: &mut Survey, store_uuid: [u8; 16], frame: &Frame) {
     match frame.header.kind {
-        Kind::SegmentSet => survey.set = format::decode_body(&frame.body).ok(),
-        Kind::Lost => survey.losses.extend(format::decode_body::<Loss>(&frame.body)),
+        Kind::SegmentSet => {
+            survey.set = format::decode_body::<SegmentSet>(frame).ok();
+            let list = survey.set.as_ref().map(|set| set.tallies.as_slice());
+            survey.tallies = Tallies::of_list(list.unwrap_or_default());
+        }
+        Kind::Lost => survey.losses.extend(format::decode_body::<Loss>(frame)),
         Kind::Drained => {
-            let drained = format::decode_body::<DrainedBody>(&frame.body);
+            let drained = format::decode_body::<DrainedBody>(frame);
             survey.drained.extend(drained.map(|drained| drained.uuid));
         }
-        _ => add_row(&mut survey.summary, store_uuid, frame),
+        _ => {
+            let row = add_row(&mut survey.summary, store_uuid, frame);
+            row.count(&mut survey.tallies);
+        }
     }
 }
 
-/// Adds the row of an entry or a change; other records have none. A body that cannot be decoded
-/// although its checksum holds is of a later version, and has no row.
-pub(crate) fn add_row(summary: &mut Summary, store_uuid: [u8; 16], frame: &Frame) {
-    if let Ok(note) = note_of(frame, store_uuid) {
-        note.row(summary, frame.header.lsn, frame.offset);
+/// Adds the row of an entry or a change; other records have none, and neither has a body that
+/// cannot be decoded although its checksum holds.
+pub(crate) fn add_row(summary: &mut Summary, store_uuid: [u8; 16], frame: &Frame) -> Row {
+    let note = note_of(frame, store_uuid);
+    note.map_or(Row::None, |note| note.row(summary, frame.header.lsn, frame.offset))
+}
+
+/// How many entries in a range of numbers these changes removed. They are gone already, so damage
+/// cannot take them.
+pub(crate) fn removed_among(rows: &Summary, lsn_from: u64, lsn_to: u64) -> u64 {
+    let removed = rows.changes.iter().filter(|row| row.status.is_none());
+    removed.filter(|row| lsn_from <= row.target && row.target <= lsn_to).count() as u64
+}
+
+/// Takes entries that were removed later in the same segment out of its damage.
+fn discount_removed(rows: &Summary, damage: &mut [Damage]) {
+    for hole in damage {
+        if let (Some(from), Some(to)) = (hole.lsn_from, hole.lsn_to) {
+            let removed = removed_among(rows, from, to);
+            hole.entries = hole.entries.map(|entries| entries.saturating_sub(removed));
+        }
     }
 }
 
@@ -294,7 +332,7 @@ impl Units {
         self.whole.retain(|frame| {
             let keep = match frame.header.kind {
                 Kind::Entry => stored.insert(frame.header.lsn),
-                Kind::Change => format::decode_body::<ChangeBody>(&frame.body)
+                Kind::Change => format::decode_body::<ChangeBody>(frame)
                     .is_ok_and(|body| body.target <= known || stored.contains(&body.target)),
                 // The new segment restates the set, and needs no mark.
                 Kind::SegmentSet | Kind::Mark => return false,
@@ -375,7 +413,19 @@ pub(crate) fn scan_old(segment: &SegmentFile, extent: Extent) -> Result<super::S
         }
         Ok(())
     })?;
+    discount_removed(&summary, &mut damage);
     Ok(super::Scanned { summary: std::sync::Arc::new(summary), damage })
+}
+
+/// Counts the records of a segment.
+pub(crate) fn count_records(segment: &SegmentFile, end: u64, tallies: &mut Tallies) -> Result<()> {
+    let mut rows = Summary::new(segment.header.segment);
+    segment.scan(end.min(segment.len), &mut |item| {
+        if let Item::Frame(frame) = item {
+            add_row(&mut rows, segment.header.store_uuid, &frame).count(tallies);
+        }
+        Ok(())
+    })
 }
 
 impl Damage {
@@ -431,15 +481,15 @@ pub(crate) fn note_of(frame: &Frame, store_uuid: [u8; 16]) -> Result<Note> {
     };
     Ok(match frame.header.kind {
         Kind::Entry => {
-            let body: EntryBody = format::decode_body(&frame.body).map_err(damaged)?;
+            let body: EntryBody = format::decode_body(frame).map_err(damaged)?;
             entry_note(&body, store_uuid)
         }
         Kind::Change => {
-            let body: ChangeBody = format::decode_body(&frame.body).map_err(damaged)?;
+            let body: ChangeBody = format::decode_body(frame).map_err(damaged)?;
             change_note(&body)
         }
-        Kind::Lost => Note::Lost(format::decode_body(&frame.body).map_err(damaged)?),
-        Kind::Drained => Note::Drained(format::decode_body(&frame.body).map_err(damaged)?),
+        Kind::Lost => Note::Lost(format::decode_body(frame).map_err(damaged)?),
+        Kind::Drained => Note::Drained(format::decode_body(frame).map_err(damaged)?),
         _ => Note::None,
     })
 }
@@ -461,9 +511,12 @@ pub(crate) fn entry_note(body: &EntryBody, store_uuid: [u8; 16]) -> Note {
 pub(crate) fn change_note(body: &ChangeBody) -> Note {
     Note::Change {
         target: body.target,
-        status: body.state.status,
+        status: (!body.cause.removes()).then_some(body.state.status),
         updated_ms: body.state.updated_at.0,
         not_before_ms: body.state.not_before.map_or(TIME_NONE, |time| time.0),
         expires_ms: body.state.expires_at.map_or(TIME_NONE, |time| time.0),
+        cause: body.cause,
+        domain: body.domain.as_str().into(),
+        failure_type: body.failure_type.as_str().into(),
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
     self, ENTRY_ROW_LEN, EntryRow, FOOTER_TRAILER_LEN, FileName, FooterTrailer, FormatError, Frame,
     Kind, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader,
-    Summary, VERSION_MAJOR,
+    Summary, VERSION_MAJOR, VERSION_MINOR,
 };
 
 /// A scan reads this much at a time.
@@ -148,8 +148,9 @@ impl SegmentFile {
             return Err(self.damaged(offset, 0, None));
         }
         self.read_bytes(&mut head, offset)?;
-        let header = RecordHeader::decode(&head, self.header.salt, offset)
-            .map_err(|_| self.damaged(offset, RECORD_HEADER_LEN as u64, None))?;
+        let header = self
+            .record_header(&head, offset)?
+            .ok_or_else(|| self.damaged(offset, RECORD_HEADER_LEN as u64, None))?;
         if offset + header.record_len() > bound {
             return Err(self.damaged(offset, header.record_len(), Some(header.lsn)));
         }
@@ -159,6 +160,21 @@ impl SegmentFile {
             return Err(self.damaged(offset, header.record_len(), Some(header.lsn)));
         }
         Ok(Frame { offset, header, body })
+    }
+
+    /// A record's header, if it is sound. One that only a later version can read refuses the
+    /// segment: to pass over it would lose what it says.
+    fn record_header(&self, bytes: &[u8], offset: u64) -> Result<Option<RecordHeader>> {
+        let newer = match RecordHeader::decode(bytes, self.header.salt, offset) {
+            Ok(header) if header.is_newer() => {
+                format!("version {} of the body of {:?}", header.body_version, header.kind)
+            }
+            Ok(header) => return Ok(Some(header)),
+            Err(FormatError::Kind(number)) => format!("record kind {number}"),
+            Err(_) => return Ok(None),
+        };
+        let supported = format!("{VERSION_MAJOR}.{VERSION_MINOR}");
+        Err(Error::Version { path: self.path.clone(), found: newer, supported })
     }
 
     /// A damaged record at a place.
@@ -302,10 +318,8 @@ impl<'a> Scanner<'a> {
     }
 
     fn header(&mut self, offset: u64, sequence: Sequence) -> Result<Option<RecordHeader>> {
-        let salt = self.segment.header.salt;
-        let bound = self.bound;
-        let bytes = self.bytes(offset, RECORD_HEADER_LEN)?;
-        let header = RecordHeader::decode(bytes, salt, offset).ok();
+        let (segment, bound) = (self.segment, self.bound);
+        let header = segment.record_header(self.bytes(offset, RECORD_HEADER_LEN)?, offset)?;
         Ok(header.filter(|header| sequence.admits(header) && offset + header.record_len() <= bound))
     }
 

@@ -22,7 +22,7 @@ use crate::format::{
 
 use super::prepare::Preparer;
 use super::segment::SegmentFile;
-use super::{Active, Committed, Draft, Note, Row, Segments};
+use super::{Active, Committed, Draft, Note, Row, Segments, Tallies};
 
 /// Space kept free behind the records for changes by an operator.
 const CHANGE_RESERVE: u64 = 64 * 1024;
@@ -147,6 +147,7 @@ impl Writer {
             active.end = end;
             let rows = group.iter().zip(offsets).map(|(pending, (offset, ordinal))| {
                 let row = pending.draft.note.row(&mut active.summary, pending.lsn, *offset);
+                row.count(&mut active.tallies);
                 match &row {
                     Row::Lost(loss) => losses.push(*loss),
                     Row::Drained(body) => drained.push(body.uuid),
@@ -252,6 +253,9 @@ impl Writer {
         set.totals.lost += self.losses.iter().map(|loss| loss.entries).sum::<u64>();
         set.losses.extend(&self.losses);
         set.drained.extend(&self.drained);
+        let tallies = self.segments.with_active(|active| active.tallies.clone());
+        set.totals = tallies.removed(set.totals);
+        set.tallies = tallies.list();
         set
     }
 
@@ -279,6 +283,7 @@ impl Writer {
         self.segments.begin(Active {
             file: born.file,
             summary: born.summary,
+            tallies: born.tallies,
             end: born.end,
             synced_end: born.end,
         });
@@ -286,8 +291,11 @@ impl Writer {
 
     /// The totals as of the last written record.
     pub fn totals(&self) -> Totals {
-        let mut totals = self.set.totals;
-        totals.captured += self.segments.with_active(|active| active.summary.entries.len() as u64);
+        let mut totals = self.segments.with_active(|active| {
+            let mut totals = active.tallies.removed(self.set.totals);
+            totals.captured += active.summary.entries.len() as u64;
+            totals
+        });
         totals.lost += self.losses.iter().map(|loss| loss.entries).sum::<u64>();
         totals
     }
@@ -324,6 +332,7 @@ pub(crate) struct Birth<'a> {
 pub(crate) struct Born {
     pub file: Arc<SegmentFile>,
     pub summary: Summary,
+    pub tallies: Tallies,
     pub end: u64,
     pub last_lsn: u64,
     pub records: u32,
@@ -335,6 +344,7 @@ struct Unnamed {
     header: SegmentHeader,
     path: PathBuf,
     summary: Summary,
+    tallies: Tallies,
     end: u64,
     last_lsn: u64,
     records: u32,
@@ -396,13 +406,14 @@ impl Birth<'_> {
         reserve(&*file, header.capacity).map_err(|e| Error::io("reserve", &next_path, e))?;
         let mut bytes = header.encode();
         let mut summary = Summary::new(self.segment);
+        let mut tallies = Tallies::of_list(&self.set.tallies);
         for (index, pending) in group.iter().enumerate() {
             let offset = bytes.len() as u64;
             let last_of_group = index + 1 == group.len();
             let flags = Flags { last_of_group, ..pending.flags };
             let record = pending.draft.header(pending.lsn, flags, 1, summary.entries.len());
             append_record(&mut bytes, &record, header.salt, offset, &pending.draft.body);
-            pending.draft.note.row(&mut summary, pending.lsn, offset);
+            pending.draft.note.row(&mut summary, pending.lsn, offset).count(&mut tallies);
         }
         write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write to", &next_path, e))?;
         file.sync().map_err(|e| Error::io("sync", &next_path, e))?;
@@ -411,6 +422,7 @@ impl Birth<'_> {
             header,
             path: next_path,
             summary,
+            tallies,
             end: bytes.len() as u64,
             last_lsn: group.last().map_or(0, |pending| pending.lsn),
             records: u32::try_from(group.len()).unwrap_or(u32::MAX),
@@ -419,7 +431,8 @@ impl Birth<'_> {
 
     /// Gives a segment its name and makes the name durable.
     fn name(&self, unnamed: Unnamed) -> Result<Born> {
-        let Unnamed { file, header, path: next_path, summary, end, last_lsn, records } = unnamed;
+        let Unnamed { file, header, path: next_path, summary, tallies, end, last_lsn, records } =
+            unnamed;
         let path = self.log_dir.join(format::segment_name(self.segment, 0));
         self.env
             .rename(&next_path, &path)
@@ -428,7 +441,7 @@ impl Birth<'_> {
             .sync_dir(self.log_dir)
             .map_err(|e| Error::io("sync the folder", self.log_dir, e))?;
         let file = Arc::new(SegmentFile::created(path, file, header, header.capacity));
-        Ok(Born { file, summary, end, last_lsn, records })
+        Ok(Born { file, summary, tallies, end, last_lsn, records })
     }
 }
 

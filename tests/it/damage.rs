@@ -9,4 +9,5 @@ mod check;
 mod files;
 pub mod fixture;
 mod refused;
+mod removed;
 mod torn;

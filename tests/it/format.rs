@@ -110,7 +110,7 @@ fn store_layout() -> String {
         constants: vec![
             (0, b"DLQSTOR\n".to_vec(), "magic, \"DLQSTOR\" 0a"),
             (8, vec![1, 0], "major version, 1"),
-            (10, vec![0, 0], "minor version, 0"),
+            (10, vec![1, 0], "minor version, 1"),
             (12, vec![0; 4], "flags, none yet"),
         ],
         crc_text: "CRC of all bytes before",
@@ -149,7 +149,7 @@ fn segment_layout() -> String {
         constants: vec![
             (0, b"DLQSEG\x1a\n".to_vec(), "magic, \"DLQSEG\" 1a 0a"),
             (8, vec![1, 0], "major version, 1"),
-            (10, vec![0, 0], "minor version, 0"),
+            (10, vec![1, 0], "minor version, 1"),
             (12, vec![128, 0, 0, 0], "length of this structure, 128"),
         ],
         crc_text: "CRC of all bytes before",
@@ -597,7 +597,8 @@ proptest! {
             let header = [crc.as_slice(), content].concat();
             match RecordHeader::decode(&header, salt, 4096) {
                 Ok(header) => prop_assert!(header.body_len <= RECORD_BODY_MAX),
-                Err(error) => prop_assert!(matches!(error, FormatError::Field(_))),
+                Err(FormatError::Field(_) | FormatError::Kind(_)) => {}
+                Err(error) => panic!("{error}"),
             }
         }
     }
@@ -620,13 +621,13 @@ proptest! {
 fn a_newer_major_version_is_refused_as_such() {
     let mut store = store_header().encode();
     store[8] = 2;
-    assert_eq!(StoreHeader::decode(&store), Err(FormatError::Version(2, 0)));
+    assert_eq!(StoreHeader::decode(&store), Err(FormatError::Version(2, 1)));
     let mut copy = SegmentHeader { salt: 1, ..segment_header() }.encode();
     copy.truncate(124);
     copy[8] = 2;
     let mut page = sealed(copy, 0);
     page.resize(usize::try_from(SEGMENT_HEADER_LEN).unwrap(), 0);
-    assert_eq!(SegmentHeader::decode(&page), Err(FormatError::Version(2, 0)));
+    assert_eq!(SegmentHeader::decode(&page), Err(FormatError::Version(2, 1)));
     let mut minor = store_header().encode();
     minor.truncate(STORE_LEN - 4);
     minor[10] = 9;
@@ -640,6 +641,6 @@ fn an_unknown_kind_below_128_is_refused() {
         bytes[16] = number;
         let crc = sealed(bytes.clone(), 1 ^ 512).split_off(RECORD_HEADER_LEN - 4);
         let result = RecordHeader::decode(&[crc, bytes].concat(), 1, 4096);
-        assert_eq!(result, Err(FormatError::Field("record kind")), "{number}");
+        assert_eq!(result, Err(FormatError::Kind(number)), "{number}");
     }
 }

@@ -30,7 +30,15 @@ macro_rules! forms {
     };
 }
 
-forms!(u32 = "u32", u64 = "u64", i64 = "i64", bool = "bool", String = "string", [u8; 16] = "uuid");
+forms!(
+    u8 = "u8",
+    u32 = "u32",
+    u64 = "u64",
+    i64 = "i64",
+    bool = "bool",
+    String = "string",
+    [u8; 16] = "uuid"
+);
 
 impl<T: Form> Form for Option<T> {
     fn form() -> String {
@@ -151,6 +159,9 @@ mirror!("state", "state", State {
     attempts_older: u32,
     audit: Vec<Action>,
     audit_older: u32,
+    terminal_at: Option<Time>,
+    previous_total_retries: u32,
+    force_redrive_count: u32,
 });
 mirror!("entry", "entry body", EntryBody {
     uuid: [u8; 16],
@@ -173,7 +184,11 @@ mirror!("entry", "entry body", EntryBody {
     runnable: bool,
     state: State,
 });
-mirror!("change", "change body", ChangeBody { target: u64, state: State });
+mirror!(
+    "change",
+    "change body",
+    ChangeBody { target: u64, state: State, cause: u8, domain: String, failure_type: String }
+);
 mirror!(
     "segment item",
     "segment item",
@@ -185,11 +200,18 @@ mirror!(
     "lost body",
     Loss { segment: u64, offset: u64, bytes: u64, lsn_from: u64, lsn_to: u64, entries: u64 }
 );
+mirror!("count", "count", Count { cause: u8, records: u64 });
+mirror!(
+    "tally",
+    "tally",
+    Tally { domain: String, failure_type: String, counts: Vec<Count> }
+);
 mirror!("segment set", "segment set body", SegmentSet {
     segments: Vec<SegmentItem>,
     totals: Totals,
     losses: Vec<Loss>,
     drained: Vec<[u8; 16]>,
+    tallies: Vec<Tally>,
 });
 mirror!("drained", "drained body", DrainedBody { uuid: [u8; 16], entries: u64 });
 
@@ -232,6 +254,8 @@ fn the_document_lists_every_field_in_order() {
         SegmentSet::fields().replace("totals totals", "totals totals over those segments"),
         SegmentItem::fields(),
         Totals::fields(),
+        Tally::fields(),
+        Count::fields(),
         Loss::fields(),
         DrainedBody::fields(),
     ];
@@ -257,7 +281,21 @@ macro_rules! check {
     }};
 }
 
-pub(crate) fn check_body(kind: real::Kind, bytes: &[u8]) {
+/// What version 2 of a body has behind version 1: a longer body is read with zeros there.
+fn added(kind: real::Kind) -> usize {
+    let state = 1 + 4 + 4;
+    match kind {
+        real::Kind::Entry => state,
+        real::Kind::Change => state + 1 + 8 + 8,
+        real::Kind::SegmentSet => 8,
+        _ => 0,
+    }
+}
+
+pub(crate) fn check_body(kind: real::Kind, version: u16, bytes: &[u8]) {
+    let mut whole = bytes.to_vec();
+    whole.resize(bytes.len() + if version == 1 { added(kind) } else { 0 }, 0);
+    let bytes: &[u8] = &whole;
     match kind {
         real::Kind::Entry => drop(check!(EntryBody, bytes)),
         real::Kind::Change => drop(check!(ChangeBody, bytes)),
@@ -325,11 +363,14 @@ prop_compose! {
         attempts in prop::collection::vec(attempt(), 0..3),
         audit in prop::collection::vec(action(), 0..3),
         (attempts_older, audit_older) in any::<(u32, u32)>(),
+        terminal_at in prop::option::of(time()),
+        (previous_total_retries, force_redrive_count) in any::<(u32, u32)>(),
     ) -> deadletter::State {
         deadletter::State {
             status, retry_count, max_retries, last_retry_at, resolved_at, resolved_by_id,
             resolution_type, resolution_note, recommended_action, updated_at, expires_at,
             not_before, archived_at, lease, attempts, attempts_older, audit, audit_older,
+            terminal_at, previous_total_retries, force_redrive_count,
         }
     }
 }
@@ -383,14 +424,24 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn tally()(
+        (domain, failure_type) in (text(), text()),
+        counts in prop::collection::vec(any::<(u8, u64)>(), 0..3),
+    ) -> real::Tally {
+        real::Tally { domain, failure_type, counts }
+    }
+}
+
+prop_compose! {
     fn segment_set()(
         segments in prop::collection::vec(segment_item(), 0..3),
         (captured, purged, evicted, lost) in any::<(u64, u64, u64, u64)>(),
         losses in prop::collection::vec(loss(), 0..3),
         drained in any::<Vec<[u8; 16]>>(),
+        tallies in prop::collection::vec(tally(), 0..3),
     ) -> real::SegmentSet {
         let totals = real::Totals { captured, purged, evicted, lost };
-        real::SegmentSet { segments, totals, losses, drained }
+        real::SegmentSet { segments, totals, losses, drained, tallies }
     }
 }
 
@@ -433,15 +484,32 @@ proptest! {
     fn a_second_reader_finds_the_same_facts(
         target in any::<u64>(),
         state in state(),
+        cause in prop::sample::select(deadletter::Cause::ALL.to_vec()),
+        (domain, failure_type) in (text(), text()),
         set in segment_set(),
         loss in loss(),
         (uuid, entries) in any::<([u8; 16], u64)>(),
     ) {
-        let change = real::ChangeBody { target, state };
+        let change = real::ChangeBody { target, state, cause, domain, failure_type };
         let read = check!(ChangeBody, &written(&change));
         prop_assert_eq!(read.target, target);
         prop_assert_eq!(said(&read.state), said(&change.state));
-        prop_assert_eq!(said(&check!(SegmentSet, &written(&set))), said(&set));
+        prop_assert_eq!(
+            said(&(read.cause, read.domain, read.failure_type)),
+            said(&(change.cause, change.domain, change.failure_type)),
+        );
+        let read = check!(SegmentSet, &written(&set));
+        prop_assert_eq!(
+            said(&(read.segments, read.totals, read.losses, read.drained)),
+            said(&(set.segments, set.totals, set.losses, set.drained)),
+        );
+        let counts = |tally: &Tally| tally.counts.iter().map(|it| (it.cause, it.records)).collect();
+        let read = read.tallies.iter().map(|tally| real::Tally {
+            domain: tally.domain.clone(),
+            failure_type: tally.failure_type.clone(),
+            counts: counts(tally),
+        });
+        prop_assert!(read.eq(set.tallies));
         prop_assert_eq!(said(&check!(Loss, &written(&loss))), said(&loss));
         let drained = real::DrainedBody { uuid, entries };
         prop_assert_eq!(said(&check!(DrainedBody, &written(&drained))), said(&drained));

@@ -1,8 +1,8 @@
-//! Files that version 1 wrote: every later build opens them and finds every field again.
+//! Files that earlier builds wrote: every later build opens them and finds every field again.
 //!
-//! `tests/data/v1` holds a store with a sealed segment, an active one, a checkpoint and a fallback
-//! file, and what an export of it must say. It was written once, by `UPDATE_GOLDEN=1`, and is
-//! never written again: a new version of the format gets a folder of its own.
+//! Each folder of `tests/data` holds a store with a sealed segment, an active one, a checkpoint and
+//! a fallback file, and what an export of it must say. It was written once, by `UPDATE_GOLDEN=1`,
+//! and is never written again: a new version of the format gets a folder of its own.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,13 +13,31 @@ use deadletter::format::{
     SEGMENT_HEADER_LEN, SegmentHeader, TIME_NONE, decode_entry_row, key_hash,
 };
 use deadletter::{
-    Action, Attempt, Background, Config, Durability, Engine, Entry, EntryId, Filter, IndexKind,
-    Json, Lease, NewFailure, Order, Page, Prepare, Status, Timestamp,
+    Action, Attempt, Background, Cause, Changed, Config, Decision, Durability, Engine, Entry,
+    EntryId, Filter, IndexKind, Json, Lease, NewFailure, Order, Page, Prepare, Status, Timestamp,
 };
 
 use crate::format_bodies::check_body;
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/v1");
+/// What a version wrote.
+struct Golden {
+    folder: &'static str,
+    minor: u8,
+    /// What an export says since then at the end of each line.
+    added: &'static str,
+    /// The entries that were removed.
+    removed: &'static [u64],
+}
+
+const V1: Golden = Golden {
+    folder: "v1",
+    minor: 0,
+    added: r#","terminal_at":null,"previous_total_retries":0,"force_redrive_count":0}"#,
+    removed: &[],
+};
+/// Changes have causes, entries can be removed, and records are counted.
+const V1_1: Golden = Golden { folder: "v1.1", minor: 1, added: "}", removed: &[5, 14] };
+const VERSIONS: [Golden; 2] = [V1, V1_1];
 /// 2026-11-23T20:33:57.123Z; each entry is a minute younger than the one before.
 const CREATED_MS: u64 = 1_795_466_037_123;
 const ENTRIES: u64 = 14;
@@ -39,13 +57,32 @@ fn config(dir: &Path) -> Config {
     config
 }
 
-/// The store of version 1, copied to where it may be changed, as a process would find it.
-fn copy_store() -> (tempfile::TempDir, Config) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = dir.path().join("store");
-    copy(&Path::new(GOLDEN).join("store"), &store);
-    let config = config(&store);
-    (dir, config)
+impl Golden {
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(self.folder).join(name)
+    }
+
+    /// The store, copied to where it may be changed, as a process would find it.
+    fn copy(&self) -> (tempfile::TempDir, Config) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        copy(&self.path("store"), &store);
+        let config = config(&store);
+        (dir, config)
+    }
+
+    /// What an export of the store says, as it is said now.
+    fn export(&self) -> String {
+        let text = fs::read_to_string(self.path("entries.ndjson")).unwrap();
+        text.lines()
+            .map(|line| line.strip_suffix('}').unwrap().to_owned() + self.added + "\n")
+            .collect()
+    }
+
+    /// How many entries its log has, without the one beside it.
+    fn captured(&self) -> u64 {
+        ENTRIES + 1 + u64::from(self.minor)
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -140,11 +177,15 @@ fn change_everything(engine: &Engine, id: EntryId) {
         .unwrap();
 }
 
-fn generate() {
-    let golden = Path::new(GOLDEN);
-    let store = golden.join("store");
-    assert!(!golden.exists(), "{GOLDEN} is written once and never again");
-    fs::create_dir_all(golden).unwrap();
+fn remove(engine: &Engine, id: EntryId, cause: Cause) {
+    let removed = engine.change_all(&[id], &mut |_| Ok(Decision::Remove(cause))).unwrap();
+    assert!(matches!(&removed[..], [Changed::Removed(_)]));
+}
+
+fn generate(golden: &Golden) {
+    let store = golden.path("store");
+    assert!(!store.exists(), "{} is written once and never again", store.display());
+    fs::create_dir_all(golden.path("")).unwrap();
     let config = config(&store);
     let engine = Engine::open(config.clone()).unwrap();
     engine.wait_ready().unwrap();
@@ -153,12 +194,16 @@ fn generate() {
         ids.push(engine.store(failure(number)).unwrap().id);
         if number == 5 {
             change_everything(&engine, ids[1]);
+            remove(&engine, ids[4], Cause::Purged);
         }
     }
     let batch = (ENTRIES - 2..ENTRIES).map(failure).collect();
     engine.store_batch(batch, Durability::Written).unwrap();
     engine.change(ids[2], &[], |state| state.status = Status::RequiresReview).unwrap();
-    engine.store_with(failure(ENTRIES), Durability::Written).unwrap();
+    let last = engine.store_with(failure(ENTRIES), Durability::Written).unwrap();
+    remove(&engine, ids[11], Cause::Evicted);
+    assert_eq!((ids[4].0, ids[11].0, last.id.0), (5, 14, 18));
+    engine.store_with(failure(ENTRIES + 1), Durability::Written).unwrap();
     // Syncs what was only written, which takes a mark.
     engine.checkpoint().unwrap();
     engine.close().unwrap();
@@ -166,29 +211,32 @@ fn generate() {
     spilled.key = Some("spilled".to_owned());
     deadletter::spill(&config, spilled).unwrap();
     fs::remove_file(store.join("LOCK")).unwrap();
-    let (_dir, config) = copy_store();
+    let (_dir, config) = golden.copy();
     let engine = Engine::open(config).unwrap();
     engine.wait_ready().unwrap();
-    fs::write(golden.join("entries.ndjson"), lines(&all(&engine))).unwrap();
+    fs::write(golden.path("entries.ndjson"), lines(&all(&engine))).unwrap();
+    let tallies = serde_json::to_string_pretty(&engine.tallies().unwrap()).unwrap();
+    fs::write(golden.path("tallies.json"), tallies + "\n").unwrap();
 }
 
-#[test]
-fn version_1_is_read_in_full() {
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        generate();
-    }
-    let expected = fs::read_to_string(Path::new(GOLDEN).join("entries.ndjson")).unwrap();
-    let (_dir, config) = copy_store();
+/// Opens the store of a version in every way and compares it in full.
+fn check_golden(golden: &Golden) {
+    let expected = golden.export();
+    let (_dir, config) = golden.copy();
+    let captured = golden.captured();
+    let removed = golden.removed.len() as u64;
 
     let report = deadletter::verify(&config, &mut |_, _| {}).unwrap();
     assert_eq!((report.damage, report.torn_tail_bytes), (vec![], 0));
-    assert_eq!((report.entries, report.fallback), (ENTRIES + 1, 1));
+    assert_eq!((report.entries, report.fallback), (captured, 1));
 
     let reader = Engine::open_read_only(config.clone()).unwrap();
     reader.wait_ready().unwrap();
     let before: Vec<&str> = expected.lines().take(all(&reader).len()).collect();
     assert_eq!(lines(&all(&reader)).lines().collect::<Vec<_>>(), before);
-    assert_eq!(before.len() as u64, ENTRIES + 1);
+    assert_eq!(before.len() as u64, captured - removed);
+    let (accounting, counted) = account(&reader);
+    assert_eq!((accounting, counted), ((captured, removed), captured));
     drop(reader);
 
     let engine = Engine::open(config.clone()).unwrap();
@@ -203,8 +251,66 @@ fn version_1_is_read_in_full() {
         assert_eq!(engine.get_by_key(&entry.key).unwrap().as_ref(), Some(entry));
         assert_eq!(&serde_json::from_str::<Entry>(line).unwrap(), entry);
     }
+    for id in golden.removed {
+        assert_eq!(engine.get(EntryId(*id)).unwrap(), None);
+    }
+    if golden.minor > 0 {
+        let tallies = serde_json::to_string_pretty(&engine.tallies().unwrap()).unwrap();
+        assert_eq!(tallies + "\n", fs::read_to_string(golden.path("tallies.json")).unwrap());
+    }
     engine.close().unwrap();
     assert_eq!(frames_by_kind(&config.dir, Kind::Drained), 1);
+}
+
+/// What was captured and removed, and how many records were counted as stored.
+fn account(engine: &Engine) -> ((u64, u64), u64) {
+    let accounting = engine.accounting().unwrap();
+    assert_eq!(accounting.live, all(engine).len() as u64);
+    let stored = engine.tallies().unwrap();
+    let stored = stored.iter().filter_map(|row| row.counts.get(&Cause::Stored)).sum();
+    ((accounting.captured, accounting.purged + accounting.evicted), stored)
+}
+
+#[test]
+fn version_1_is_read_in_full() {
+    check_golden(&V1);
+}
+
+#[test]
+fn version_1_1_is_read_in_full() {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        generate(&V1_1);
+    }
+    check_golden(&V1_1);
+}
+
+/// A store of version 1.0 goes on under this build, segments that it began included.
+#[test]
+fn a_store_of_version_1_is_continued() {
+    let (_dir, config) = V1.copy();
+    let engine = Engine::open(config.clone()).unwrap();
+    let stored = engine.store(failure(40)).unwrap();
+    change_everything(&engine, EntryId(1));
+    remove(&engine, EntryId(2), Cause::Deleted);
+    for number in 41..60 {
+        engine.store(failure(number)).unwrap();
+    }
+    let before = all(&engine);
+    let tallies = engine.tallies().unwrap();
+    let wanted = (ENTRIES + 2 + 20, 1);
+    assert_eq!(account(&engine), (wanted, wanted.0));
+    assert_eq!(engine.get(EntryId(2)).unwrap(), None);
+    assert_eq!(engine.get(EntryId(1)).unwrap().unwrap().operation.status, Status::Resolved);
+    engine.close().unwrap();
+    let engine = Engine::open(config.clone()).unwrap();
+    assert!(engine.report().clean);
+    assert_eq!(all(&engine), before);
+    assert!(before.iter().any(|entry| entry.operation.id == stored.id));
+    assert_eq!(engine.tallies().unwrap(), tallies);
+    assert_eq!(account(&engine), (wanted, wanted.0));
+    drop(engine);
+    let report = deadletter::verify(&config, &mut |_, _| {}).unwrap();
+    assert_eq!((report.damage, report.torn_tail_bytes), (vec![], 0));
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
@@ -241,22 +347,31 @@ fn frames(bytes: &[u8]) -> (SegmentHeader, Vec<Frame>, u64) {
 }
 
 #[test]
-fn a_second_reader_reads_the_bodies_of_version_1() {
-    let mut seen = BTreeMap::new();
-    let store = Path::new(GOLDEN).join("store");
-    let fallback = fs::read_dir(store.join("fallback")).unwrap().map(|name| name.unwrap().path());
-    for path in segments(&store).into_iter().chain(fallback) {
-        let (_, frames, end) = frames(&fs::read(&path).unwrap());
-        assert!(end > SEGMENT_HEADER_LEN);
-        for frame in frames {
-            check_body(frame.header.kind, &frame.body);
-            *seen.entry(frame.header.kind.as_str()).or_insert(0_u64) += 1;
+fn a_second_reader_reads_the_bodies_of_every_version() {
+    for golden in VERSIONS {
+        let mut seen = BTreeMap::new();
+        let store = golden.path("store");
+        let names = fs::read_dir(store.join("fallback")).unwrap();
+        let fallback = names.map(|name| name.unwrap().path());
+        for path in segments(&store).into_iter().chain(fallback) {
+            let bytes = fs::read(&path).unwrap();
+            // The minor version of the header, in both copies.
+            assert_eq!((bytes[10], bytes[2048 + 10]), (golden.minor, golden.minor));
+            let (_, frames, end) = frames(&bytes);
+            assert!(end > SEGMENT_HEADER_LEN);
+            for frame in frames {
+                let header = &frame.header;
+                let newest = header.kind.body_version();
+                assert_eq!(header.body_version, newest.min(u16::from(golden.minor) + 1));
+                check_body(header.kind, header.body_version, &frame.body);
+                *seen.entry(header.kind.as_str()).or_insert(0_u64) += 1;
+            }
         }
+        assert_eq!(seen["entry"], golden.captured() + 1);
+        assert_eq!(seen["change"], 2 + golden.removed.len() as u64);
+        assert_eq!(seen["segment_set"], 2);
+        assert!(seen["mark"] > 0, "{seen:?}");
     }
-    assert_eq!(seen["entry"], ENTRIES + 2);
-    assert_eq!(seen["change"], 2);
-    assert_eq!(seen["segment_set"], 2);
-    assert!(seen["mark"] > 0, "{seen:?}");
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
@@ -264,9 +379,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The rows of a sealed segment by the tables of the document, against its own records.
-#[test]
-fn the_footer_of_version_1_repeats_its_records() {
-    let path = segments(&Path::new(GOLDEN).join("store")).remove(0);
+fn check_footer(golden: &Golden) {
+    let path = segments(&golden.path("store")).remove(0);
     let bytes = fs::read(path).unwrap();
     let (header, frames, end) = frames(&bytes);
     let (rest, trailer) = bytes.split_at(bytes.len() - FOOTER_TRAILER_LEN);
@@ -276,25 +390,35 @@ fn the_footer_of_version_1_repeats_its_records() {
     let entries: Vec<&Frame> = of(Kind::Entry).collect();
     let changes: Vec<&Frame> = of(Kind::Change).collect();
     assert_eq!(trailer.entries as usize, entries.len());
-    assert_eq!((trailer.changes, changes.len()), (2, 2));
-    let keyed = fs::read_to_string(Path::new(GOLDEN).join("entries.ndjson")).unwrap();
+    assert_eq!(trailer.changes as usize, changes.len());
+    let keyed = fs::read_to_string(golden.path("entries.ndjson")).unwrap();
     let keyed: Vec<Entry> = keyed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    for (ordinal, (frame, entry)) in (0..).zip(entries.iter().zip(&keyed)) {
+    let keyed: BTreeMap<u64, Entry> =
+        keyed.into_iter().map(|entry| (entry.operation.id.0, entry)).collect();
+    for (ordinal, frame) in (0..).zip(&entries) {
         let at = usize::try_from(trailer.entry_row_offset(ordinal).unwrap()).unwrap();
         let row = decode_entry_row(&bytes[at..]).unwrap();
         assert_eq!(frame.header.ordinal, ordinal);
         assert_eq!((row.lsn, row.offset), (frame.header.lsn, frame.offset));
-        assert_eq!(row.lsn, entry.operation.id.0);
+        let Some(entry) = keyed.get(&row.lsn) else {
+            assert!(golden.removed.contains(&row.lsn), "{row:?}");
+            continue;
+        };
         assert_eq!(row.created_ms, entry.operation.created_at.0);
         assert_eq!(row.expires_ms, entry.operation.expires_at.map_or(TIME_NONE, |time| time.0));
         assert_eq!(row.key_hash, key_hash(header.store_uuid, &entry.key));
         assert_eq!(row.status, Status::Pending);
     }
-    let rows = rest[rest.len() - 2 * 48..].chunks_exact(48);
+    let rows = rest[rest.len() - changes.len() * 48..].chunks_exact(48);
+    let mut removals = 0;
     for (row, frame) in rows.zip(changes) {
-        let target = u64_at(row, 8);
-        let entry = keyed.iter().find(|entry| entry.operation.id.0 == target).unwrap();
         assert_eq!(u64_at(row, 0), frame.header.lsn);
+        let Some(entry) = keyed.get(&u64_at(row, 8)) else {
+            assert!(golden.removed.contains(&u64_at(row, 8)));
+            assert_eq!(row[44..], [255, 0, 0, 0]);
+            removals += 1;
+            continue;
+        };
         assert_eq!(u64_at(row, 16), entry.operation.updated_at.0);
         assert_eq!(u64_at(row, 24), entry.not_before.unwrap().0);
         assert_eq!(u64_at(row, 32), entry.operation.expires_at.unwrap().0);
@@ -302,4 +426,10 @@ fn the_footer_of_version_1_repeats_its_records() {
         assert_eq!(offset, frame.offset);
         assert_eq!(row[44..], [entry.operation.status as u8, 0, 0, 0]);
     }
+    assert_eq!(removals > 0, !golden.removed.is_empty());
+}
+
+#[test]
+fn the_footer_of_every_version_repeats_its_records() {
+    VERSIONS.iter().for_each(check_footer);
 }

@@ -1,7 +1,9 @@
 //! Naming what is lost when whole files are gone or cannot be read.
 
 use crate::error::{Damage, DamageKind};
-use crate::format::{self, Checkpoint, Loss, SegmentItem};
+use crate::format::{self, Checkpoint, Loss, SegmentItem, SegmentSet, Summary};
+use crate::log::Segments;
+use crate::log::recover::removed_among;
 
 /// The segments behind `last_lsn` that only the checkpoint knows of, as one item: their files are
 /// gone or cannot be read. `captured` counts the entries of the segments before, when all of
@@ -59,4 +61,19 @@ pub(crate) fn loss(segment: u64, damage: &Damage) -> Loss {
         lsn_to: damage.lsn_to.unwrap_or(0),
         entries: damage.entries.unwrap_or(0),
     }
+}
+
+/// How many entries of a lost segment were removed before, as far as the later segments and the
+/// rows of the newest one tell.
+pub(crate) fn removed_since(
+    segments: &Segments,
+    set: &SegmentSet,
+    newest: &Summary,
+    loss: &Loss,
+) -> u64 {
+    let later = set.segments.iter().map(|item| item.segment).filter(|it| *it > loss.segment);
+    // What cannot be read is lost itself, and says nothing.
+    let rows = later.filter_map(|number| segments.summary(number).ok());
+    let removed = |rows: &Summary| removed_among(rows, loss.lsn_from, loss.lsn_to);
+    rows.map(|rows| removed(&rows)).sum::<u64>() + removed(newest)
 }

@@ -10,11 +10,11 @@ use crate::error::{Error, Result};
 use crate::format::{self, Frame, Loss, SegmentHeader, StoreHeader};
 use crate::log::recover::{self, Survey, Witness};
 use crate::log::segment::SegmentFile;
-use crate::log::{Active, Segments};
+use crate::log::{Active, Segments, Tallies};
 
 use super::{
     Found, OpenReport, Opened, adopt_old, await_owner, file_damage, find_store, last_item,
-    list_segments, loss, missing_damage, read_checkpoint, refuse_newer,
+    list_segments, loss, missing_damage, read_checkpoint, rebuild_set, refuse_newer,
 };
 
 /// Opens a store for reading only: no lock, nothing is written.
@@ -41,10 +41,15 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         (None, Some(note)) if note.segment == *newest => Witness::End(note.end),
         _ => Witness::Checkpoint(checkpoint.as_ref()),
     };
-    let survey = recover::survey(&segment, witness)?;
+    let mut survey = recover::survey(&segment, witness)?;
     report.of_survey(&survey, survey.is_clean(checkpoint.as_ref(), *newest));
-    let set = survey.set.clone().unwrap_or_default();
-    let mut missing = adopt_old(env, &segments, &files, &set, &segment, &mut report);
+    let set = survey.set.clone().unwrap_or_else(|| {
+        let set = rebuild_set(&**env, &segments, &files, *newest);
+        survey.count_from(&set.tallies);
+        set
+    });
+    let mut missing =
+        adopt_old(env, &segments, &files, &set, (&segment, &survey.summary), &mut report);
     let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(*newest, damage)).collect();
     let mut totals = set.totals;
     // Rows behind the cut are shown too, so they count.
@@ -62,9 +67,12 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     }
     let new_losses = || survey.losses.iter().chain(&found).chain(&missing);
     totals.lost += new_losses().map(|loss| loss.entries).sum::<u64>();
+    let mut tallies = survey.tallies.clone();
+    tallies.balance(totals.captured);
+    totals = tallies.removed(totals);
     let losses = set.losses.iter().chain(new_losses()).copied().collect();
     let drained = set.drained.iter().chain(&survey.drained).copied().collect();
-    begin(&segments, segment, &survey);
+    begin(&segments, segment, &survey, tallies.clone());
     Ok(Opened {
         items: set.segments.clone(),
         store_uuid: header.uuid,
@@ -74,6 +82,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         next_lsn: survey.last_lsn.unwrap_or(0) + 1,
         checkpoint,
         totals,
+        tallies,
         losses,
         drained,
         report,
@@ -81,10 +90,10 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
 }
 
 /// Shows the newest segment's records to readers.
-fn begin(segments: &Segments, segment: SegmentFile, survey: &Survey) {
+fn begin(segments: &Segments, segment: SegmentFile, survey: &Survey, tallies: Tallies) {
     let end = survey.kept.last().map_or(survey.cut, Frame::end);
     let (file, summary) = (Arc::new(segment), survey.summary.clone());
-    segments.begin(Active { file, summary, end, synced_end: end });
+    segments.begin(Active { file, summary, tallies, end, synced_end: end });
 }
 
 /// What the store file says, or what stands in for it, which is then on the report.

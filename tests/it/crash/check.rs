@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use deadletter::{
-    CrashMode, Engine, Entry, EntryId, Env, Error, Filter, NewFailure, Order, Page, Simulated,
-    Status, TailItem,
+    Cause, CrashMode, Engine, Entry, EntryId, Env, Error, Filter, NewFailure, Order, Page,
+    Simulated, Status, TailItem,
 };
 
 use super::config;
@@ -38,14 +38,9 @@ pub fn check(
         return Err(format!("an honest crash was reported as damage: {:?}", report.lost));
     }
     let entries = view(&engine)?;
-    let next = model.resolve(&entries, crash)?;
+    let mut next = model.resolve(&entries, crash)?;
     let cut = disk.crash_image(CrashMode::Nothing, 0);
-    let accounting = engine.accounting().map_err(|error| format!("{error:?}"))?;
-    let gone = accounting.purged + accounting.evicted + accounting.lost;
-    let live = entries.len() as u64;
-    if gone > 0 || accounting.captured != live || accounting.live != live {
-        return Err(format!("{live} entries are there, but the account says {accounting:?}"));
-    }
+    next.settle_removed(balance(&engine, &entries)?)?;
     if thorough {
         verify(&cut)?;
         agree(&engine, &entries)?;
@@ -57,6 +52,27 @@ pub fn check(
     let same = view(&again)? == entries;
     cut.power_off_at(Some(cut.operations()));
     if same { Ok(next) } else { Err("what was visible did not survive a power cut".to_owned()) }
+}
+
+/// The account and the tallies agree with each other and with the entries that are there; answers
+/// with how many were removed.
+pub fn balance(engine: &Engine, entries: &[Entry]) -> Result<u64, String> {
+    let accounting = engine.accounting().map_err(|error| format!("{error:?}"))?;
+    let tallies = engine.tallies().map_err(|error| format!("{error:?}"))?;
+    let sum =
+        |cause: Cause| -> u64 { tallies.iter().filter_map(|tally| tally.counts.get(&cause)).sum() };
+    let live = entries.len() as u64;
+    let removed = accounting.purged + accounting.evicted;
+    let balanced = accounting.lost == 0
+        && accounting.live == live
+        && accounting.captured == live + removed
+        && accounting.captured == sum(Cause::Stored)
+        && accounting.purged == sum(Cause::Purged) + sum(Cause::Deleted)
+        && accounting.evicted == sum(Cause::Evicted);
+    if balanced {
+        return Ok(removed);
+    }
+    Err(format!("{live} entries are there; the account says {accounting:?}, counted {tallies:?}"))
 }
 
 /// A check without the lock finds no damage either, for an unfinished write is none.
@@ -107,6 +123,11 @@ fn agree(engine: &Engine, entries: &[Entry]) -> Result<(), String> {
                 let entry = followed.iter_mut().find(|entry| entry.operation.id == id);
                 let entry = entry.ok_or_else(|| format!("{id} changed before it was stored"))?;
                 entry.set_state(*state);
+            }
+            TailItem::Removed { id, .. } => {
+                let at = followed.iter().position(|entry| entry.operation.id == id);
+                let at = at.ok_or_else(|| format!("{id} was removed before it was stored"))?;
+                followed.remove(at);
             }
             _ => {}
         }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use deadletter::{
-    CrashMode, Engine, Fault, FaultKind, Filter, NewFailure, Page, Simulated, Status, StoreError,
-    Stored,
+    CrashMode, Durability, Engine, Fault, FaultKind, Filter, NewFailure, Page, Simulated, Status,
+    StoreError, Stored,
 };
 
 use super::check::check;
@@ -111,6 +111,20 @@ fn a_change_acknowledged_right_after_a_crash_survives_the_next_crash() {
         let entry = engine.get(stored.id).unwrap().unwrap();
         assert_eq!(entry.operation.status, Status::Resolved, "{mode:?}");
     }
+}
+
+/// Whoever asked for a sync may not wait for it yet; another caller, who needs none, must not show
+/// the record before its sync all the same.
+#[test]
+fn a_record_that_wants_a_sync_is_synced_when_another_caller_writes_it() {
+    let disk = Simulated::new(3);
+    let engine = open(&disk);
+    let receipt = engine.submit(NewFailure::new("mail", "FIRST"), Durability::Synced).unwrap();
+    engine.store_with(NewFailure::new("mail", "SECOND"), Durability::Written).unwrap();
+    assert_eq!(types(&engine), ["SECOND", "FIRST"]);
+    let again = open(&disk.crash_image(CrashMode::Nothing, 5));
+    assert_eq!(types(&again), ["SECOND", "FIRST"]);
+    receipt.wait().unwrap();
 }
 
 #[test]

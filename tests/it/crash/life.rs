@@ -96,7 +96,9 @@ fn choose(chance: &mut Chance) -> Op {
         17..=19 => Op::Queued,
         20..=22 => Op::Batch,
         23..=27 => Op::Keyed,
-        28..=33 => Op::Change,
+        28..=31 => Op::Change,
+        32..=33 => Op::Remove,
+        34..=35 => Op::ChangeMany,
         _ => Op::Store,
     }
 }

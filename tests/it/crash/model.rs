@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use deadletter::{Entry, EntryId, Error, FailedOperation, NewFailure, State, Timestamp};
+use deadletter::{Entry, EntryId, Error, FailedOperation, NewFailure, State, Status, Timestamp};
 
 /// How far a submission or a change got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,8 +41,10 @@ pub struct Record {
     pub level: Level,
     /// It went into a fallback file, and comes home when nothing fails.
     pub beside: bool,
-    /// The states it had, in order, and how far each change got.
-    pub states: Vec<(Arc<State>, Level)>,
+    /// The states it had, in order, and how far each change got; none when it was removed.
+    pub states: Vec<(Option<Arc<State>>, Level)>,
+    /// It was removed, or else it was never durable: it must not be seen again.
+    pub gone: bool,
 }
 
 /// Everything ever submitted to a store.
@@ -50,6 +52,8 @@ pub struct Record {
 pub struct Model {
     pub records: Vec<Record>,
     units: usize,
+    /// How many entries were removed, at least and at most.
+    removed: (u64, u64),
 }
 
 impl Crash {
@@ -77,7 +81,8 @@ impl Model {
                 key: failure.key.clone(),
                 level: Level::Unknown,
                 beside: false,
-                states: vec![(state, Level::Synced)],
+                states: vec![(Some(state), Level::Synced)],
+                gone: false,
             });
         }
         first..self.records.len()
@@ -148,24 +153,43 @@ impl Model {
         Ok(next)
     }
 
-    pub fn begin_change(&mut self, index: usize, state: State) {
-        self.records[index].states.push((Arc::new(state), Level::Unknown));
+    /// A change is submitted; without a state it removes the entry.
+    pub fn begin_change(&mut self, index: usize, state: Option<State>) {
+        self.records[index].states.push((state.map(Arc::new), Level::Unknown));
     }
 
-    pub fn end_change(&mut self, index: usize, error: Option<&Error>) {
-        let states = &mut self.records[index].states;
-        match error {
-            None => {
-                states.last_mut().unwrap().1 = Level::Synced;
-                self.reached(Level::Synced);
-            }
-            Some(error) => {
-                if is_refusal(error) {
-                    states.pop();
+    /// The changes of one call were acknowledged, or failed.
+    pub fn end_changes(&mut self, indexes: &[usize], error: Option<&Error>) {
+        for index in indexes {
+            let record = &mut self.records[*index];
+            match error {
+                None => {
+                    let last = record.states.last_mut().unwrap();
+                    last.1 = Level::Synced;
+                    if last.0.is_none() {
+                        (record.gone, record.level, record.id) = (true, Level::Never, None);
+                        self.removed = (self.removed.0 + 1, self.removed.1 + 1);
+                    }
                 }
-                self.fail(0..0, error);
+                Some(error) if is_refusal(error) => drop(record.states.pop()),
+                Some(_) => {}
             }
         }
+        match error {
+            None if indexes.is_empty() => {}
+            None => self.reached(Level::Synced),
+            Some(error) => self.fail(0..0, error),
+        }
+    }
+
+    /// Compares how many entries the opened store says were removed with what it may say; from
+    /// then on that is known.
+    pub fn settle_removed(&mut self, removed: u64) -> Result<(), String> {
+        if removed < self.removed.0 || self.removed.1 < removed {
+            return Err(format!("{removed} entries were removed, not {:?}", self.removed));
+        }
+        self.removed = (removed, removed);
+        Ok(())
     }
 
     pub fn has_written(&self) -> bool {
@@ -207,6 +231,15 @@ impl Model {
         let mut units: BTreeMap<usize, bool> = BTreeMap::new();
         for (serial, record) in next.records.iter_mut().enumerate() {
             let entry = seen.get(&serial);
+            let removal = record.removal(crash).filter(|_| entry.is_none());
+            if let Some(certain) = removal {
+                let certain = u64::from(certain);
+                next.removed = (next.removed.0 + certain, next.removed.1 + 1);
+                (record.gone, record.level, record.id) = (true, Level::Never, None);
+            }
+            if record.gone && entry.is_none() {
+                continue;
+            }
             if *units.entry(record.unit).or_insert(entry.is_some()) != entry.is_some() {
                 return Err(format!("only a part of the batch of submission {serial} is there"));
             }
@@ -230,6 +263,29 @@ impl Model {
 }
 
 impl Record {
+    /// Whether it may have been removed; then, if it must have been there before.
+    fn removal(&self, crash: Crash) -> Option<bool> {
+        let removes = self.since(crash).iter().any(|(state, _)| state.is_none());
+        (removes && !self.gone).then(|| self.level >= crash.kept())
+    }
+
+    /// The states that it may be in after a crash.
+    fn since(&self, crash: Crash) -> &[(Option<Arc<State>>, Level)] {
+        let kept = self.states.iter().rposition(|(_, level)| *level >= crash.kept());
+        self.states.get(kept.unwrap_or(0)..).unwrap_or_default()
+    }
+
+    /// The last state that was submitted, and the status that the living process shows.
+    pub fn last_state(&self) -> (State, Status) {
+        let mut known = self.states.iter().rev().filter_map(|(state, _)| state.as_ref());
+        let state = State::clone(known.next().unwrap());
+        let mut acknowledged =
+            self.states.iter().rev().filter(|(_, level)| *level > Level::Unknown);
+        let status = acknowledged.find_map(|(state, _)| state.as_ref());
+        let status = status.map_or(state.status, |state| state.status);
+        (state, status)
+    }
+
     fn settle(&mut self, serial: usize, entry: &Entry, crash: Crash) -> Result<(), String> {
         if self.level == Level::Never {
             return Err(format!("submission {serial} came back although it was refused or gone"));
@@ -240,11 +296,11 @@ impl Record {
         if self.key.as_ref().is_some_and(|key| *key != entry.key) {
             return Err(format!("submission {serial} changed its key"));
         }
-        let kept = self.states.iter().rposition(|(_, level)| *level >= crash.kept());
         let state = Arc::new(entry.state());
-        let allowed = self.states.get(kept.unwrap_or(0)..).unwrap_or_default();
-        if !allowed.iter().any(|(allowed, _)| *allowed == state) {
-            let wanted: Vec<_> = allowed.iter().map(|(state, _)| note_of(state)).collect();
+        let mut allowed = self.since(crash).iter().filter_map(|(state, _)| state.as_ref());
+        if !allowed.any(|allowed| *allowed == state) {
+            let allowed = self.since(crash).iter().filter_map(|(state, _)| state.as_ref());
+            let wanted: Vec<_> = allowed.map(|state| note_of(state)).collect();
             return Err(format!(
                 "submission {serial} is in state {}, one of {wanted:?} was wanted",
                 note_of(&state)
@@ -257,7 +313,7 @@ impl Record {
         self.id = Some(entry.operation.id);
         self.key = Some(entry.key.clone());
         self.level = Level::Synced;
-        self.states = vec![(state, Level::Synced)];
+        self.states = vec![(Some(state), Level::Synced)];
         Ok(())
     }
 

@@ -1,13 +1,15 @@
 //! Runs operations over an engine and the model.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadletter::{
-    Durability, Engine, EntryId, Env, Error, Json, NewFailure, Simulated, State, Status, Timestamp,
+    Cause, Changed, Decision, Durability, Engine, EntryId, Env, Error, Json, NewFailure, Simulated,
+    State, Status, Timestamp,
 };
 
-use super::check::view;
+use super::check::{balance, view};
 use super::model::{Crash, Level, Model};
 use super::tap::Tap;
 use super::{Chance, config};
@@ -28,11 +30,13 @@ pub enum Op {
     Queued,
     WrittenBatch,
     Spill,
+    Remove,
+    ChangeMany,
 }
 
 impl Op {
     /// The shapes that short sequences are made of.
-    pub const SHAPES: [Self; 10] = [
+    pub const SHAPES: [Self; 12] = [
         Self::Store,
         Self::Big,
         Self::Batch,
@@ -43,6 +47,8 @@ impl Op {
         Self::Checkpoint,
         Self::Reopen,
         Self::Rotate,
+        Self::Remove,
+        Self::ChangeMany,
     ];
 }
 
@@ -85,7 +91,10 @@ impl Run {
                     Ok(entries) if self.faulty => {
                         self.model = self.model.resolve_in_faults(&entries, Crash::Process)?;
                     }
-                    Ok(entries) => self.model = self.model.resolve(&entries, Crash::Process)?,
+                    Ok(entries) => {
+                        self.model = self.model.resolve(&entries, Crash::Process)?;
+                        self.model.settle_removed(balance(&engine, &entries)?)?;
+                    }
                     Err(_) if self.faulty => return Ok(()),
                     Err(error) => return Err(error),
                 }
@@ -117,6 +126,8 @@ impl Run {
             }
             Op::Spill => self.spill(),
             Op::Change => self.change(&engine),
+            Op::Remove => self.change_many(&engine, 1, Some(Fate::Remove)),
+            Op::ChangeMany => self.change_many(&engine, 4, None),
             Op::Flush => self.flush(&engine),
             Op::Checkpoint => {
                 let result = engine.checkpoint();
@@ -267,21 +278,105 @@ impl Run {
         };
         let record = &self.model.records[index];
         let id = record.id.unwrap_or(EntryId(0));
-        let mut state = State::clone(&record.states.last().unwrap().0);
+        let (mut state, before) = record.last_state();
         alter(&mut state, record.states.len() + self.chance.below(1000));
-        let wanted = State { updated_at: self.now(), ..state.clone() };
-        self.model.begin_change(index, wanted.clone());
+        let wanted = settled(state.clone(), before, self.now());
+        self.model.begin_change(index, Some(wanted.clone()));
         self.know();
         let result = engine.change(id, &[], |old| *old = state.clone());
         match result {
             Ok(found) if found != wanted => return Err(format!("change of {id} answers nonsense")),
-            Ok(_) => self.model.end_change(index, None),
+            Ok(_) => self.model.end_changes(&[index], None),
             Err(error) => {
                 self.allow(&error)?;
-                self.model.end_change(index, Some(&error));
+                self.model.end_changes(&[index], Some(&error));
             }
         }
         self.know();
+        Ok(())
+    }
+
+    /// One call for several entries, some of them twice; each meets the same fate, or its own.
+    fn change_many(
+        &mut self,
+        engine: &Engine,
+        count: usize,
+        fate: Option<Fate>,
+    ) -> Result<(), String> {
+        let living = self.model.living();
+        let mut fates: BTreeMap<EntryId, (usize, Fate, State)> = BTreeMap::new();
+        let mut ids = Vec::new();
+        for _ in 0..count.min(living.len()) {
+            let index = living[self.chance.below(living.len())];
+            let record = &self.model.records[index];
+            let id = record.id.unwrap_or(EntryId(0));
+            ids.push(id);
+            let (mut state, before) = record.last_state();
+            alter(&mut state, record.states.len() + self.chance.below(1000));
+            let own = [Fate::Change, Fate::Change, Fate::Remove, Fate::Keep];
+            let fate = fate.unwrap_or(own[self.chance.below(own.len())]);
+            if fates.contains_key(&id) {
+                continue;
+            }
+            let wanted = settled(state.clone(), before, self.now());
+            match fate {
+                Fate::Change => self.model.begin_change(index, Some(wanted)),
+                Fate::Remove => self.model.begin_change(index, None),
+                Fate::Keep => {}
+            }
+            fates.insert(id, (index, fate, state));
+        }
+        self.know();
+        let causes = [Cause::Purged, Cause::Deleted, Cause::Evicted];
+        let result = engine.change_all(&ids, &mut |entry| {
+            let (index, fate, state) = &fates[&entry.operation.id];
+            Ok(match fate {
+                Fate::Keep => Decision::Keep,
+                Fate::Change => Decision::Change(Box::new(state.clone()), Cause::Failed),
+                Fate::Remove => Decision::Remove(causes[index % causes.len()]),
+            })
+        });
+        let changed = fates.values().filter(|(_, fate, _)| *fate != Fate::Keep);
+        let changed: Vec<usize> = changed.map(|(index, ..)| *index).collect();
+        match result {
+            Ok(answers) => {
+                self.check_answers(&ids, &answers, &fates)?;
+                self.model.end_changes(&changed, None);
+            }
+            Err(error) => {
+                self.allow(&error)?;
+                self.model.end_changes(&changed, Some(&error));
+            }
+        }
+        self.know();
+        Ok(())
+    }
+
+    fn check_answers(
+        &self,
+        ids: &[EntryId],
+        answers: &[Changed],
+        fates: &BTreeMap<EntryId, (usize, Fate, State)>,
+    ) -> Result<(), String> {
+        if ids.len() != answers.len() {
+            return Err(format!("{} answers to {} ids", answers.len(), ids.len()));
+        }
+        for (id, answer) in ids.iter().zip(answers) {
+            let (index, fate, _) = &fates[id];
+            let last = self.model.records[*index].states.last().unwrap();
+            let fits = match (fate, answer) {
+                (Fate::Change, Changed::Changed(entry)) => {
+                    last.0.as_deref() == Some(&entry.state())
+                }
+                (Fate::Keep, Changed::Kept(entry)) | (Fate::Remove, Changed::Removed(entry)) => {
+                    entry.operation.id == *id
+                }
+                _ => false,
+            };
+            if !fits {
+                return Err(format!("change of {id} answers nonsense: {answer:?}"));
+            }
+        }
         Ok(())
     }
 
@@ -314,6 +409,14 @@ impl Run {
     fn allow(&self, error: &Error) -> Result<(), String> {
         if self.faulty { Ok(()) } else { Err(format!("a call failed: {error:?}")) }
     }
+}
+
+/// What is to become of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    Change,
+    Remove,
 }
 
 /// How a failure looks.
@@ -357,6 +460,26 @@ fn alter(state: &mut State, salt: usize) {
     state.status = statuses[salt % statuses.len()];
     state.retry_count += 1;
     state.resolution_note = format!("note {salt}");
+}
+
+/// A changed state as the store completes it.
+fn settled(mut state: State, before: Status, now: Timestamp) -> State {
+    if state.status == Status::Pending && state.retry_count >= state.max_retries {
+        state.status = Status::RequiresReview;
+    }
+    state.updated_at = now;
+    if state.status == before {
+        return state;
+    }
+    match state.status {
+        Status::Resolved => {
+            (state.resolved_at, state.terminal_at, state.archived_at) =
+                (Some(now), Some(now), None);
+        }
+        Status::Archived => state.archived_at = Some(now),
+        _ => (state.resolved_at, state.terminal_at, state.archived_at) = (None, None, None),
+    }
+    state
 }
 
 fn level_of(durability: Durability) -> Level {

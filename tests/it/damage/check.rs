@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use deadletter::format::{self, SEGMENT_HEADER_COPY, SegmentHeader};
 use deadletter::{
-    Accounting, Config, Engine, Entry, EntryId, Error, Filter, NewFailure, Recovery, Status,
+    Accounting, Cause, Config, Engine, Entry, EntryId, Error, Filter, NewFailure, Recovery, Status,
     VerifyReport, verify,
 };
 
@@ -285,6 +285,9 @@ fn check_accounting(fixture: &Fixture, case: &Case, engine: &Engine, live: &[Ent
     assert_eq!(accounting.captured, accounting.live + accounting.lost, "{name}");
     assert_eq!(accounting.captured, fixture.entries.len() as u64, "{name}: {accounting:?}");
     assert_eq!(engine.count(&Filter::default()).unwrap(), count, "{name}");
+    let tallies = engine.tallies().unwrap();
+    let stored: u64 = tallies.iter().filter_map(|row| row.counts.get(&Cause::Stored)).sum();
+    assert_eq!(stored, accounting.captured, "{name}: {tallies:?}");
     accounting
 }
 

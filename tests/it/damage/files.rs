@@ -283,3 +283,16 @@ fn a_symbolic_link_instead_of_a_segment() {
         assert_eq!(fs::read(&target).unwrap(), fixture.bytes(&segment), "{segment}");
     }
 }
+
+/// A reader without the lock showed the newest segment only, when its segment set was damaged.
+#[test]
+fn a_reader_finds_the_older_segments_without_the_newest_segment_set() {
+    let fixture = Fixture::get();
+    let active = fixture.active();
+    let case = Case::flip(fixture, &active, 4096 + 60);
+    let dir = fixture::temporary();
+    fixture::put_files(dir.path(), &case.files);
+    let engine = Engine::open_read_only(fixture::config(dir.path())).unwrap();
+    assert!(fixture::all(&engine) == fixture.entries);
+    assert_eq!(engine.accounting().unwrap().captured, fixture.entries.len() as u64);
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use deadletter::format::{self, SegmentHeader, VERSION_MAJOR};
+use deadletter::format::{self, RECORD_HEADER_LEN, SegmentHeader, VERSION_MAJOR};
 use deadletter::{Config, Engine, Error, NewFailure, spill, verify};
 
 use super::fixture::{self, Fixture, log_path};
@@ -12,6 +12,12 @@ use super::fixture::{self, Fixture, log_path};
 /// Every way to open is refused alike, and leaves every byte as it was.
 fn check_refused(dir: &Path, expected: fn(&Error) -> bool) {
     let before = fixture::files(dir);
+    refuse_all(dir, expected);
+    assert!(fixture::files(dir) == before, "something was changed");
+}
+
+/// Every way to open is refused alike.
+fn refuse_all(dir: &Path, expected: fn(&Error) -> bool) {
     let config = fixture::config(dir);
     let errors = [
         Engine::open(config.clone()).err(),
@@ -22,7 +28,6 @@ fn check_refused(dir: &Path, expected: fn(&Error) -> bool) {
         let error = error.unwrap_or_else(|| panic!("{way} was not refused"));
         assert!(expected(&error), "{way}: {error}");
     }
-    assert!(fixture::files(dir) == before, "something was changed");
 }
 
 fn is_version(error: &Error) -> bool {
@@ -64,6 +69,42 @@ fn a_segment_of_a_newer_version() {
     newer(&mut files.get_mut(&log_path(&fixture.active())).unwrap()[..4096]);
     fixture::put_files(dir.path(), &files);
     check_refused(dir.path(), is_version);
+}
+
+/// Rewrites the header of the last change; its place and its checksum stay right.
+fn check_record_refused(alter: fn(&mut [u8])) {
+    let fixture = Fixture::get();
+    let active = fixture.active();
+    let mut files = fixture.files.clone();
+    let bytes = files.get_mut(&log_path(&active)).unwrap();
+    let salt = SegmentHeader::decode(&bytes[..4096]).unwrap().0.salt;
+    let records = fixture.records_of(&active);
+    let record = records.iter().rfind(|record| record.kind == "change").unwrap();
+    let at = usize::try_from(record.whole.start).unwrap();
+    let header = &mut bytes[at..at + RECORD_HEADER_LEN];
+    alter(header);
+    let place = u32::try_from(record.whole.start / 8).unwrap();
+    let mut crc = crc32fast::Hasher::new_with_initial(salt ^ place);
+    crc.update(&header[4..]);
+    header[..4].copy_from_slice(&crc.finalize().to_le_bytes());
+    let dir = fixture::temporary();
+    fixture::put_files(dir.path(), &files);
+    refuse_all(dir.path(), is_version);
+    let mut after = fixture::files(dir.path());
+    // Only the owner may read so far, so the note in the lock file was written.
+    after.remove(Path::new(format::LOCK_NAME));
+    files.remove(Path::new(format::LOCK_NAME));
+    assert!(after == files, "something was changed");
+}
+
+#[test]
+fn a_body_of_a_newer_version() {
+    check_record_refused(|header| header[22] = 3);
+}
+
+#[test]
+fn a_record_of_a_kind_that_must_be_known() {
+    check_record_refused(|header| header[20] = 3);
 }
 
 #[test]

@@ -1,0 +1,71 @@
+//! The segment set when the newest one is lost: what older sets and the segments since say.
+
+use std::collections::BTreeMap;
+
+use crate::env::{Env, OpenMode};
+use crate::error::Result;
+use crate::format::{self, SegmentItem, SegmentSet};
+use crate::log::recover;
+use crate::log::segment::SegmentFile;
+use crate::log::{Segments, Tallies};
+
+/// The set of older segments: the newest one that can be read, and the files since. The segments
+/// are listed for readers.
+pub(super) fn rebuild_set(
+    env: &dyn Env,
+    segments: &Segments,
+    files: &BTreeMap<u64, u32>,
+    newest: u64,
+) -> SegmentSet {
+    let mut set = SegmentSet::default();
+    let first = files.range(..newest).rev().find_map(|(number, generation)| {
+        set = read_set(env, segments, *number, *generation)?;
+        Some(*number)
+    });
+    let mut tallies = Tallies::of_list(&set.tallies);
+    for item in &set.segments {
+        segments.add_old(item.segment, item.generation, None, Some(*item));
+    }
+    for (number, generation) in files.range(first.unwrap_or(0)..newest) {
+        segments.add_old(*number, *generation, None, None);
+        let Ok(summary) = segments.summary(*number) else { continue };
+        if let Err(error) = count_records(segments, *number, &mut tallies) {
+            tracing::warn!(%error, number, "the records of a segment cannot be counted");
+        }
+        let holes = segments.old(*number).map_or_else(Vec::new, |old| old.scanned_damage());
+        let lost: u64 = holes.iter().filter_map(|damage| damage.entries).sum();
+        let lsns = summary.entries.iter().map(|row| row.lsn);
+        let lsns = lsns.chain(summary.changes.iter().map(|row| row.lsn));
+        set.segments.push(SegmentItem {
+            segment: *number,
+            generation: *generation,
+            first_lsn: lsns.clone().min().unwrap_or(0),
+            last_lsn: lsns.max().unwrap_or(0),
+            entries: summary.entries.len() as u64 + lost,
+        });
+        set.totals.captured += summary.entries.len() as u64 + lost;
+    }
+    set.tallies = tallies.list();
+    set
+}
+
+/// The set at the head of an older segment.
+fn read_set(
+    env: &dyn Env,
+    segments: &Segments,
+    number: u64,
+    generation: u32,
+) -> Option<SegmentSet> {
+    let path = segments.path(number, generation);
+    let segment = SegmentFile::open(env, &path, OpenMode::Read, false).ok()?;
+    let frame = segment.read_frame(format::SEGMENT_HEADER_LEN, segment.len).ok()?;
+    let is_set = frame.header.kind == format::Kind::SegmentSet;
+    is_set.then(|| format::decode_body(&frame).ok()).flatten()
+}
+
+/// Reads an old segment's records for their causes, which no footer names.
+fn count_records(segments: &Segments, number: u64, tallies: &mut Tallies) -> Result<()> {
+    let Some(old) = segments.old(number) else { return Ok(()) };
+    let (file, end) = segments.open(&old)?;
+    recover::count_records(&file, end, tallies)
+}
