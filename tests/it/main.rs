@@ -24,6 +24,7 @@ mod kill;
 #[cfg(feature = "cli")]
 mod puts;
 mod query;
+mod replay_crash;
 mod service_replay;
 mod share;
 mod store;

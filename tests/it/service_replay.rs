@@ -85,7 +85,7 @@ impl World {
 
     /// Starts an attempt whose process is then gone.
     fn die_during(&self, id: EntryId) {
-        let lease = Duration::from_secs(60);
+        let lease = Duration::from_mins(1);
         assert!(self.repository.try_acquire_for_replay(id, lease, false, None).unwrap().is_some());
         self.repository.leases().end(id);
         assert_eq!(self.repository.release_stale_replaying(None).unwrap().total(), 1);

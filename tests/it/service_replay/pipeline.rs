@@ -271,7 +271,7 @@ fn a_handler_that_outlives_its_lease_is_refused_and_its_entry_runs_again() {
         let (clock, first) = (world.clock.clone(), AtomicUsize::new(0));
         let ran = world.handle(move |attempt| {
             if first.fetch_add(1, Ordering::SeqCst) == 0 {
-                clock.advance(Duration::from_secs(31 * 60));
+                clock.advance(Duration::from_mins(31));
                 assert!(!attempt.heartbeat());
             }
             Outcome::success()
@@ -298,7 +298,7 @@ fn a_heartbeat_keeps_a_slow_handler_in_its_right() {
         let clock = world.clock.clone();
         world.handle(move |attempt| {
             for _ in 0..4 {
-                clock.advance(Duration::from_secs(20 * 60));
+                clock.advance(Duration::from_mins(20));
                 assert!(attempt.heartbeat());
             }
             Outcome::success()
@@ -313,7 +313,7 @@ fn entries_that_wait_behind_slow_handlers_keep_their_leases() {
         world.entries("mail", 6);
         let clock = world.clock.clone();
         world.handle(move |_| {
-            clock.advance(Duration::from_secs(20 * 60));
+            clock.advance(Duration::from_mins(20));
             Outcome::success()
         });
         replay(world, [6, 0, 0, 0]);

@@ -155,7 +155,7 @@ fn leases_that_ended_are_released_and_told() {
         assert_eq!(world.event_names(), [""; 0]);
         let ids = world.entries("mail", 2);
         let last = world.store(NewFailure::new("mail", "TIMEOUT").max_retries(1));
-        let lease = Duration::from_secs(600);
+        let lease = Duration::from_mins(10);
         for id in ids.iter().chain([&last]) {
             world.repository.try_acquire_for_replay(*id, lease, false, None).unwrap().unwrap();
         }

@@ -141,7 +141,7 @@ fn an_entry_that_another_replay_holds_is_refused() {
     each(|world| {
         world.succeed();
         let id = world.entry("mail");
-        let lease = Duration::from_secs(600);
+        let lease = Duration::from_mins(10);
         assert!(world.repository.try_acquire_for_replay(id, lease, false, None).unwrap().is_some());
         check_conflict(world, id, "another replay holds it");
         world.advance(601);
@@ -191,7 +191,7 @@ fn a_panic_and_a_lost_lease_are_errors_of_the_replay() {
         assert_eq!(entry.attempts[0].outcome, "failure");
         let clock = world.clock.clone();
         world.handle(move |_| {
-            clock.advance(Duration::from_secs(31 * 60));
+            clock.advance(Duration::from_mins(31));
             Outcome::success()
         });
         match world.service.retry_entry(id, None) {
