@@ -25,7 +25,7 @@ use crate::error::Result;
 pub(crate) use read::days_before;
 pub use read::{CleanupStats, SlaThresholds};
 pub use replay::{Leased, Released, TurnedOver};
-pub(crate) use replay::{due, millis};
+pub(crate) use replay::{due, end_leases, lease_of, millis};
 pub use write::Resolution;
 
 /// A repository of failed operations: the contract that the service works on.

@@ -8,7 +8,7 @@ use super::{DlqEvent, DlqService};
 use crate::engine::{Changed, Decision};
 use crate::entry::{Act, Action, Attempt, Cause, Entry, EntryId, Status, Timestamp};
 use crate::error::{DlqError, DlqResult, Error};
-use crate::repository::Resolution;
+use crate::repository::{Resolution, end_leases, lease_of};
 
 /// Bounds of a chunk of a batch of resolutions.
 const CHUNK: std::ops::RangeInclusive<u32> = 1..=10_000;
@@ -146,14 +146,15 @@ impl DlqService {
         request.check()?;
         let repository = self.repository()?;
         let now = repository.now();
-        let mut from = None;
+        let (mut from, mut leased) = (None, None);
         let changed = repository.change_all(&[id], &mut |entry| {
             from = Some(entry.operation.status);
+            leased = lease_of(entry);
             Ok(request.decide(entry, now).unwrap_or(Decision::Keep))
         })?;
         match changed.into_iter().next() {
             Some(Changed::Changed(entry)) => {
-                repository.leases().end(id);
+                end_leases(&*repository, leased.as_slice());
                 let from = from.unwrap_or_default();
                 self.tell_resolved(&entry, from, &request.act)?;
                 Ok(ResolveResult::of(&entry, from))
@@ -229,15 +230,15 @@ impl DlqService {
         let now = repository.now();
         let mut before = HashMap::new();
         let changed = repository.change_all(ids, &mut |entry| {
-            before.insert(entry.operation.id, entry.operation.status);
+            before.insert(entry.operation.id, (entry.operation.status, lease_of(entry)));
             Ok(request.decide(entry, now).unwrap_or(Decision::Keep))
         })?;
         for (id, changed) in ids.iter().zip(changed) {
             match changed {
                 Changed::Changed(entry) => {
-                    repository.leases().end(*id);
                     result.resolved += 1;
-                    let from = before.get(id).copied().unwrap_or_default();
+                    let (from, leased) = before.get(id).copied().unwrap_or_default();
+                    end_leases(&*repository, leased.as_slice());
                     self.tell_resolved(&entry, from, &request.act)?;
                 }
                 Changed::Kept(entry) => result.refuse(*id, &conflict(&entry)),

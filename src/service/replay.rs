@@ -190,18 +190,13 @@ impl DlqService {
     pub fn release_stale(&self, older_than: Option<Duration>) -> DlqResult<Released> {
         let repository = self.repository()?;
         let released = repository.release_stale_replaying(older_than)?;
-        self.tell_released(&*repository, released, "");
+        self.tell_released(&*repository, released);
         Ok(released)
     }
 
-    fn tell_released(
-        &self,
-        repository: &dyn FailedOperationRepository,
-        released: Released,
-        actor_id: &str,
-    ) {
+    fn tell_released(&self, repository: &dyn FailedOperationRepository, released: Released) {
         if released.total() > 0 {
-            let (count, actor_id) = (released.total(), actor_id.to_owned());
+            let (count, actor_id) = (released.total(), String::new());
             let operation = "release_stale";
             self.tell(repository, DlqEvent::DlqMaintenance { operation, count, actor_id });
         }

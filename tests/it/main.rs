@@ -26,8 +26,10 @@ mod kill;
 #[cfg(feature = "cli")]
 mod puts;
 mod query;
+mod replay_crash;
 mod repository_model;
 mod service_ops;
+mod service_replay;
 mod share;
 mod store;
 mod throttle;

@@ -221,7 +221,7 @@ impl DlqService {
         };
         if repository.count(&replaying)? > 0 {
             let released = repository.release_stale_replaying(None)?;
-            self.tell_released(repository, released, "");
+            self.tell_released(repository, released);
         }
         Ok(())
     }

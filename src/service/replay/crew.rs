@@ -110,6 +110,8 @@ impl<'a> Crew<'a> {
     fn turn(&self, ended: Option<Ended>, job: &Job, permitted: Permitted<'_>) -> Option<Ended> {
         let Call { repository, config, .. } = *self.call;
         self.renew();
+        // The whole lease is the handler's, however long its entry waited.
+        repository.extend_lease(job.leased, config.lease());
         let completed = ended.as_ref().map(|ended| (ended.leased, &ended.completion));
         let started =
             match repository.turn_over(completed, Some((job.leased, self.call.replay_type))) {

@@ -56,7 +56,8 @@ impl Feed {
             let Scope { domain, failure_type } = &self.scope;
             let filter = due(call.repository.now(), domain.as_deref(), failure_type.as_deref());
             let entries = call.repository.find(&filter, page)?;
-            self.is_done = entries.len() < limit;
+            // A short page is no end: a repository may leave out what it cannot read.
+            self.is_done = entries.is_empty();
             for entry in entries {
                 *looks = looks.saturating_sub(1);
                 self.after = Some(entry.operation.id);

@@ -69,7 +69,7 @@ impl DlqService {
         }
     }
 
-    /// Resolves an entry without a run, if its status is still this one. False when it is not.
+    /// Resolves an entry without a run, if its status is still this one. None when it is not.
     pub(in crate::service) fn resolve_unwanted(
         &self,
         repository: &dyn FailedOperationRepository,

@@ -181,3 +181,55 @@ fn bounds(config: &DlqConfig) -> BatchSizeConfig {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_keeps_to_the_bounds_of_the_settings_as_they_are() {
+        let kept = Kept::default();
+        let mut config = DlqConfig { replay_adaptive_enabled: true, ..DlqConfig::default() };
+        assert_eq!(kept.batch_size(&config), 50);
+        kept.record_batch(&config, 25, 50);
+        assert_eq!(kept.batch_size(&config), 40);
+        config.replay_adaptive_max_items = 20;
+        assert_eq!(kept.batch_size(&config), 20);
+        config.replay_adaptive_min_items = 90;
+        assert_eq!(kept.batch_size(&config), 50, "bounds that contradict each other");
+        config.replay_adaptive_max_items = 500;
+        assert_eq!(kept.batch_size(&config), 90, "learned anew, from the least");
+        config.replay_adaptive_enabled = false;
+        config.replay_track2_max_items = 7;
+        assert_eq!(kept.batch_size(&config), 7);
+    }
+
+    #[test]
+    fn places_are_bounded() {
+        let kept = Kept::default();
+        let scope = |number: usize| Scope { domain: Some(number.to_string()), failure_type: None };
+        for number in 0..=SCOPES_MAX {
+            kept.keep_place(scope(number), Some(EntryId(9)));
+        }
+        assert_eq!(kept.place(&scope(SCOPES_MAX)), Some(EntryId(9)));
+        assert_eq!(kept.place(&scope(0)), None);
+        kept.keep_place(scope(SCOPES_MAX), None);
+        assert_eq!(kept.place(&scope(SCOPES_MAX)), None);
+    }
+
+    #[test]
+    fn nobody_runs_beside_who_must_be_alone() {
+        let kept = Kept::default();
+        let (first, second) = (kept.turn().unwrap(), kept.turn().unwrap());
+        assert!(first.alone().is_none());
+        drop(second);
+        let alone = first.alone().unwrap();
+        assert!(kept.turn().is_none());
+        let person = kept.turn_of_person();
+        drop(alone);
+        assert!(first.alone().is_none(), "the person is still at it");
+        drop(person);
+        assert!(first.alone().is_some());
+        assert!(kept.turn().is_some());
+    }
+}
