@@ -43,6 +43,7 @@ mod memory;
 mod replay;
 mod repository;
 mod service;
+mod settings;
 
 pub use config::{
     Background, Config, DlqConfig, Durability, IndexKind, Prepare, Priority, Recovery, Setting,
@@ -73,6 +74,7 @@ pub use repository::{
     TurnedOver,
 };
 pub use service::{AuditRecord, DlqEvent, DlqService};
+pub use settings::default_dir;
 
 /// The examples of the readme, which must compile.
 #[cfg(doctest)]

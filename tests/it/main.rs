@@ -23,6 +23,7 @@ mod kill;
 #[cfg(feature = "cli")]
 mod puts;
 mod query;
+mod settings;
 mod share;
 mod store;
 mod tidy;
