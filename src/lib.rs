@@ -73,7 +73,11 @@ pub use repository::{
     CleanupStats, FailedOperationRepository, Leased, Released, Resolution, SlaThresholds,
     TurnedOver,
 };
-pub use service::{AuditRecord, DlqEvent, DlqService};
+pub use service::{
+    AuditRecord, CallerContext, DlqEntryResult, DlqEvent, DlqService, DlqServiceBuilder, Health,
+    HealthStatus, OutboxStats, QueuedReceipt, Reached, StoreMode, StoreOptions, TestEntry,
+    get_dlq_service, reset_dlq_service, store_to_dlq,
+};
 pub use settings::default_dir;
 
 /// The examples of the readme, which must compile.

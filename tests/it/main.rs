@@ -15,6 +15,7 @@ mod damage;
 mod drain;
 mod env;
 mod env_simulated;
+mod faulty;
 mod format;
 mod format_bodies;
 mod format_golden;
@@ -23,6 +24,7 @@ mod kill;
 #[cfg(feature = "cli")]
 mod puts;
 mod query;
+mod service_store;
 mod settings;
 mod share;
 mod store;
