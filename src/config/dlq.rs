@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 /// How the service treats entries. A service takes a new one at any time, without reopening.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct DlqConfig {
     /// Whether failures are stored and replayed at all. Default true. Reading works either way.
     pub enabled: bool,

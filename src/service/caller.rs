@@ -93,15 +93,15 @@ impl Drop for CallerContext {
 }
 
 impl LateCaller {
-    /// Keeps a record for the caller, or gives it back when the caller is gone.
-    pub fn keep(&self, mut record: AuditRecord) -> Result<(), AuditRecord> {
+    /// Keeps a record for the caller; gives it back when the caller is gone.
+    pub fn keep(&self, mut record: AuditRecord) -> Option<AuditRecord> {
         record.actor = Some(self.actor.to_string());
-        let Some(records) = self.records.upgrade() else { return Err(record) };
+        let Some(records) = self.records.upgrade() else { return Some(record) };
         let mut state = records.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.ended {
-            return Err(record);
+            return Some(record);
         }
         state.waiting.push_back(record);
-        Ok(())
+        None
     }
 }

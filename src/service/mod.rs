@@ -324,6 +324,11 @@ impl Inner {
         self.follows_settings.load(Ordering::Acquire)
     }
 
+    /// Now, by the clock of the repository, else of the environment.
+    pub fn now(&self) -> Timestamp {
+        self.access.now()
+    }
+
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -369,9 +374,9 @@ impl Inner {
     fn tell(&self, caller: Option<&caller::LateCaller>, record: AuditRecord) {
         let late = match caller {
             Some(caller) => caller.keep(record),
-            None => Err(record),
+            None => Some(record),
         };
-        if let Err(record) = late {
+        if let Some(record) = late {
             self.listeners.tell(&record);
         }
     }
@@ -403,13 +408,6 @@ impl Drop for Owner {
 impl fmt::Debug for DlqServiceBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DlqServiceBuilder").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-/// The time when something happened, for those who have no repository.
-impl Inner {
-    pub fn now(&self) -> Timestamp {
-        self.access.now()
     }
 }
 

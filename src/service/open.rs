@@ -236,9 +236,7 @@ impl Inner {
     /// The log takes nothing more until it is opened again: lets go of it, so that the next call
     /// does that. A repository of the host's is the host's to open.
     pub fn give_up(&self, repository: &Repository, error: &Error) {
-        let latched =
-            matches!(error, Error::Poisoned { .. } | Error::Indeterminate { .. } | Error::Closed);
-        if self.access.is_given() || !latched {
+        if self.access.is_given() || !is_latched(error) {
             return;
         }
         let mut state = self.access.state();
@@ -269,6 +267,11 @@ pub(super) fn first_settings(
             (service, service_error)
         }
     }
+}
+
+/// Whether this is of a log that takes nothing more until it is opened again.
+fn is_latched(error: &Error) -> bool {
+    matches!(error, Error::Poisoned { .. } | Error::Indeterminate { .. } | Error::Closed)
 }
 
 impl fmt::Debug for Access {

@@ -95,9 +95,18 @@ struct State {
     closed: bool,
     /// When closing stops writing.
     deadline_ms: u64,
-    /// The thread ended without being told to.
-    worker_dead: bool,
-    worker_running: bool,
+    worker: Worker,
+}
+
+/// How the thread is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Worker {
+    /// Not needed yet, or no more.
+    #[default]
+    Absent,
+    Running,
+    /// It ended without being told to.
+    Dead,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -231,7 +240,7 @@ impl DlqService {
             entries_spilled: counts.spilled,
             duplicates: counts.duplicates,
             consecutive_failures: counts.consecutive_failures,
-            worker_alive: !state.worker_dead && !state.closed,
+            worker_alive: state.worker != Worker::Dead && !state.closed,
             oldest_age_ms: oldest_ms.map_or(0, |oldest_ms| now_ms.saturating_sub(oldest_ms)),
             drop_rate: state.drop_rate(),
             worker_dead_coercions: counts.coercions,
@@ -319,10 +328,10 @@ impl Inner {
         let mut worker = outbox.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let died = {
             let state = outbox.state();
-            if state.closed || state.worker_running {
+            if state.closed || state.worker == Worker::Running {
                 return true;
             }
-            state.worker_dead
+            state.worker == Worker::Dead
         };
         if let Some(dead) = worker.take() {
             // It has ended; what it panicked with was printed by the panic.
@@ -330,19 +339,17 @@ impl Inner {
             tracing::error!("the thread of the outbox died and is started again");
         }
         let inner = Arc::clone(self);
-        outbox.state().worker_running = true;
+        outbox.state().worker = Worker::Running;
         let builder = std::thread::Builder::new().name("deadletter-outbox".to_owned());
         let started = builder.spawn(move || inner.run_worker());
-        let mut state = outbox.state();
         match started {
             Ok(handle) => {
-                state.worker_dead = false;
                 *worker = Some(handle);
                 !died
             }
             Err(error) => {
                 tracing::error!(%error, "the thread of the outbox does not start");
-                (state.worker_dead, state.worker_running) = (true, false);
+                outbox.state().worker = Worker::Dead;
                 false
             }
         }
@@ -420,10 +427,10 @@ impl Inner {
     }
 
     fn join(&self, worker: JoinHandle<()>, timeout: Duration) {
-        let running = |state: &mut State| state.worker_running;
+        let running = |state: &mut State| state.worker == Worker::Running;
         let waited = self.outbox.changed.wait_timeout_while(self.outbox.state(), timeout, running);
-        let running = waited.unwrap_or_else(PoisonError::into_inner).0.worker_running;
-        if running {
+        let worker_now = waited.unwrap_or_else(PoisonError::into_inner).0.worker;
+        if worker_now == Worker::Running {
             // It waits for the disk. What it holds is settled by itself when the disk answers.
             tracing::error!("the thread of the outbox did not end in time");
         } else if worker.join().is_err() {
@@ -438,8 +445,7 @@ struct Running<'a>(&'a Outbox);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        state.worker_running = false;
-        state.worker_dead = !state.closed;
+        state.worker = if state.closed { Worker::Absent } else { Worker::Dead };
         drop(state);
         self.0.changed.notify_all();
     }

@@ -332,7 +332,8 @@ impl Inner {
             let new = !seen.names.contains(&domain) && seen.names.insert(domain);
             seen.stores = seen.stores.wrapping_add(1);
             let again = seen.alerted && seen.stores.is_multiple_of(DOMAIN_COUNT_STORES);
-            if !again && !(new && seen.names.len() as u64 > threshold) {
+            let crossed = new && seen.names.len() as u64 > threshold;
+            if !again && !crossed {
                 return;
             }
         }

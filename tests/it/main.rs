@@ -24,8 +24,10 @@ mod kill;
 #[cfg(feature = "cli")]
 mod puts;
 mod query;
+mod service_outbox;
 mod service_store;
 mod settings;
 mod share;
 mod store;
 mod tidy;
+mod weaknesses;

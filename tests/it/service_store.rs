@@ -413,3 +413,19 @@ fn a_repository_of_the_hosts_outlives_the_last_handle() {
     drop(service_over(&repository, &[]));
     repository.memory.step().unwrap();
 }
+
+/// Nothing is stored here, so that nothing is opened in the home of whoever runs the tests.
+#[test]
+fn the_process_has_one_service_until_it_is_reset() {
+    let first = deadletter::get_dlq_service();
+    assert!(Arc::ptr_eq(&first, &deadletter::get_dlq_service()));
+    first.close().unwrap();
+    let result = deadletter::store_to_dlq(failure());
+    assert_eq!(result.error.as_deref(), Some("the store is closed"));
+    assert_eq!(*result.failure.unwrap(), failure());
+    deadletter::reset_dlq_service();
+    let second = deadletter::get_dlq_service();
+    assert!(!Arc::ptr_eq(&first, &second));
+    deadletter::reset_dlq_service();
+    assert_eq!(second.health().status, HealthStatus::Closed);
+}

@@ -24,7 +24,7 @@ pub(super) fn names(text: &str) -> Option<Vec<String>> {
     text.split(PART).map(|part| name(part.trim())).collect()
 }
 
-pub(super) fn names_text(names: &Vec<String>) -> String {
+pub(super) fn names_text(names: &[String]) -> String {
     names.join(&PART.to_string())
 }
 

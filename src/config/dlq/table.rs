@@ -238,7 +238,7 @@ pub(super) const TABLE: &[Setting<DlqConfig>] = &[
         "SERVICE=TYPE|TYPE, between commas",
         "The failure types that the recovery of a service cures.",
         |text| maps::read(text, maps::name, maps::names),
-        |map| maps::write(map, maps::names_text),
+        |map| maps::write(map, |names: &Vec<String>| maps::names_text(names)),
         replay_service_failure_type_map
     ),
     setting!(
