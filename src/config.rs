@@ -4,6 +4,7 @@
 //! reads a file or the environment; a host that wants that walks [`Config::SETTINGS`].
 
 mod dlq;
+mod setting;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,10 +16,9 @@ use crate::entry::{Limits, Redaction};
 use crate::error::{Error, Result};
 
 pub use dlq::{DlqConfig, Priority};
+pub use setting::Setting;
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+use setting::{GIB, KIB, MIB, number, seconds, seconds_text, setting, size, small, word};
 
 /// What is true of an entry when its store call returns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -136,42 +136,6 @@ pub struct Config {
     pub queue_bytes_max: u64,
 }
 
-/// One row of the table of settings.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Setting {
-    /// The name by which it is set.
-    pub name: &'static str,
-    /// The default, in a form that [`Config::set`] takes.
-    pub default: &'static str,
-    /// What is accepted.
-    pub bounds: &'static str,
-    /// What moves when it is changed, in one sentence.
-    pub help: &'static str,
-    write: fn(&mut Config, &str) -> Option<()>,
-    read: fn(&Config) -> String,
-}
-
-/// A row for a number, a size or a word: the field takes what the reader makes of the text.
-macro_rules! setting {
-    (
-        $name:literal, $default:literal, $bounds:literal, $help:literal,
-        $reader:expr, $($field:ident).+
-    ) => {
-        Setting {
-            name: $name,
-            default: $default,
-            bounds: $bounds,
-            help: $help,
-            write: |config, text| {
-                config.$($field).+ = ($reader)(text)?;
-                Some(())
-            },
-            read: |config| config.$($field).+.to_string(),
-        }
-    };
-}
-
 impl Config {
     /// Every setting that has a name, in the order of their use. The directory and the redaction
     /// hook have none, nor has [`Config::background`]: the host's code decides on them.
@@ -225,21 +189,15 @@ impl Config {
             word,
             recovery
         ),
-        Setting {
-            name: "lock_wait",
-            default: "0",
-            bounds: "0 to 3600 seconds, with at most three decimals",
-            help: "How long opening waits for another process to let go of the store.",
-            write: |config, text| {
-                config.lock_wait_ms = seconds(text, 3600)?;
-                Some(())
-            },
-            read: |config| {
-                let text =
-                    format!("{}.{:03}", config.lock_wait_ms / 1000, config.lock_wait_ms % 1000);
-                text.trim_end_matches('0').trim_end_matches('.').to_owned()
-            },
-        },
+        setting!(
+            "lock_wait",
+            "0",
+            "0 to 3600 seconds, with at most three decimals",
+            "How long opening waits for another process to let go of the store.",
+            |text| seconds(text, 0, 3_600_000),
+            seconds_text,
+            lock_wait_ms
+        ),
         setting!(
             "max_lag_ms",
             "1000",
@@ -321,7 +279,7 @@ impl Config {
             "2",
             "1 to 10",
             "After so many failed attempts an entry waits for a person.",
-            |text| number(text, 1, 10).and_then(|attempts| u32::try_from(attempts).ok()),
+            |text| small(text, 1, 10),
             max_retries
         ),
         setting!(
@@ -365,8 +323,7 @@ impl Config {
     /// [`Error::Invalid`] when there is no such setting or the value is out of its bounds; the
     /// configuration is then unchanged.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
-        let setting = Self::setting(name)?;
-        (setting.write)(self, value).ok_or_else(|| Error::invalid(name, value, setting.bounds))
+        setting::find(Self::SETTINGS, name)?.set(self, value)
     }
 
     /// The value of one setting, in a form that [`Config::set`] takes.
@@ -375,7 +332,7 @@ impl Config {
     ///
     /// [`Error::Invalid`] when there is no such setting.
     pub fn value(&self, name: &str) -> Result<String> {
-        Ok((Self::setting(name)?.read)(self))
+        Ok((setting::find(Self::SETTINGS, name)?.read)(self))
     }
 
     /// Where entries go that the log cannot take.
@@ -412,13 +369,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    fn setting(name: &str) -> Result<&'static Setting> {
-        Self::SETTINGS.iter().find(|setting| setting.name == name).ok_or_else(|| {
-            let names: Vec<_> = Self::SETTINGS.iter().map(|setting| setting.name).collect();
-            Error::invalid(name, "not a setting", format!("one of {}", names.join(", ")))
-        })
     }
 }
 
@@ -464,38 +414,15 @@ words!(
 words!(Prepare, "prepare", "zero or allocate", Zero = "zero", Allocate = "allocate");
 words!(Recovery, "recovery", "salvage or strict", Salvage = "salvage", Strict = "strict");
 words!(IndexKind, "index", "sled or memory", Sled = "sled", Memory = "memory");
+words!(
+    Priority,
+    "priority",
+    "critical, normal or low",
+    Critical = "critical",
+    Normal = "normal",
+    Low = "low"
+);
 words!(Background, "background", "threads or manual", Threads = "threads", Manual = "manual");
-
-fn word<T: FromStr>(text: &str) -> Option<T> {
-    text.parse().ok()
-}
-
-/// A decimal number within its bounds.
-fn number(text: &str, min: u64, max: u64) -> Option<u64> {
-    // The standard library would let a plus sign pass.
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse().ok().filter(|_| digits)?;
-    (min..=max).contains(&number).then_some(number)
-}
-
-/// Seconds with at most three decimals, as milliseconds.
-fn seconds(text: &str, seconds_max: u64) -> Option<u64> {
-    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
-    let whole = number(whole, 0, seconds_max)?;
-    let millis = number(&format!("{decimals:0<3}"), 0, 999)?;
-    let total = whole * 1000 + millis;
-    let exact = (1..=3).contains(&decimals.len());
-    (exact && total <= seconds_max * 1000).then_some(total)
-}
-
-/// A number of bytes within its bounds, perhaps in a larger unit.
-fn size(text: &str, min: u64, max: u64) -> Option<u64> {
-    let units = [("KiB", KIB), ("MiB", MIB), ("GiB", GIB)];
-    let split = |(unit, bytes)| text.strip_suffix(unit).map(|digits: &str| (digits.trim(), bytes));
-    let (digits, unit) = units.into_iter().find_map(split).unwrap_or((text, 1));
-    let bytes = number(digits, 0, u64::MAX)?.checked_mul(unit)?;
-    (min..=max).contains(&bytes).then_some(bytes)
-}
 
 #[cfg(test)]
 mod tests {
@@ -544,7 +471,7 @@ mod tests {
                 let error = config.set(name, text).unwrap_err();
                 let Error::Invalid { what, value, bound } = &error else { panic!("{error}") };
                 assert_eq!((what.as_str(), value.as_str()), (*name, *text));
-                assert_eq!(bound, Config::setting(name).unwrap().bounds);
+                assert_eq!(bound, setting::find(Config::SETTINGS, name).unwrap().bounds);
             }
             assert_eq!(format!("{config:?}"), before);
         }
@@ -569,22 +496,6 @@ mod tests {
         assert!(message.starts_with("segment_byte is not a setting"), "{message}");
         assert!(message.contains("segment_bytes"), "{message}");
         assert!(Config::new("/a").value("dir").is_err());
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, wanted) in [
-            ("1", Some(1)),
-            ("1KiB", Some(1024)),
-            ("3 MiB", Some(3 << 20)),
-            ("1 GiB", Some(1 << 30)),
-            ("1 KB", None),
-            ("KiB", None),
-            ("1.5 MiB", None),
-            ("99999999999999999 GiB", None),
-        ] {
-            assert_eq!(size(text, 0, u64::MAX), wanted, "{text}");
-        }
     }
 
     fn check_refused(change: impl FnOnce(&mut Config), wanted: &[&str]) {

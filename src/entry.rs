@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use cause::Cause;
+pub(crate) use domain::DOMAIN_CHARS_MAX;
 pub use domain::normalize_domain;
 pub use json::Json;
 pub use new::{Limits, NewFailure, OTHER_DOMAIN};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The result of a fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -118,6 +119,11 @@ pub enum Error {
     Closed,
     /// The store was opened for reading only.
     ReadOnly,
+    /// The service could not open its store; it tries again about once a second.
+    NotOpen {
+        /// Why not.
+        source: Arc<Error>,
+    },
 }
 
 /// The result of a call of the service.
@@ -263,6 +269,7 @@ impl fmt::Display for Error {
             }
             Self::Closed => write!(f, "the store is closed"),
             Self::ReadOnly => write!(f, "the store was opened for reading only"),
+            Self::NotOpen { .. } => write!(f, "the store does not open"),
         }
     }
 }
@@ -305,6 +312,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
+            Self::NotOpen { source } => Some(&**source),
             _ => None,
         }
     }

@@ -43,6 +43,7 @@ mod memory;
 mod replay;
 mod repository;
 mod service;
+mod settings;
 mod throttle;
 
 pub use config::{
@@ -74,11 +75,14 @@ pub use repository::{
     TurnedOver,
 };
 pub use service::{
-    AuditRecord, CleanupResult, DlqBatchReplayStats, DlqEvent, DlqRecoveryResult, DlqService,
-    DlqThrottleBatchReplayResult, DlqThrottleReplayResult, DomainCounters, EarlyStop, EntryPage,
-    History, ListRequest, PurgeSelection, ReplayOptions, ReplayPreview, ResolveBatchResult,
-    ResolveError, ResolveRequest, ResolveResult, RetryResult, ServiceStats, Skip,
+    AuditRecord, CallerContext, CleanupResult, DlqBatchReplayStats, DlqEntryResult, DlqEvent,
+    DlqRecoveryResult, DlqService, DlqServiceBuilder, DlqThrottleBatchReplayResult,
+    DlqThrottleReplayResult, DomainCounters, EarlyStop, EntryPage, Health, HealthStatus, History,
+    ListRequest, OutboxStats, PurgeSelection, QueuedReceipt, Reached, ReplayOptions, ReplayPreview,
+    ResolveBatchResult, ResolveError, ResolveRequest, ResolveResult, RetryResult, ServiceStats,
+    Skip, StoreMode, StoreOptions, TestEntry, get_dlq_service, reset_dlq_service, store_to_dlq,
 };
+pub use settings::default_dir;
 pub use throttle::{
     AdaptiveBatchSize, AdaptiveThrottle, BatchOutcome, BatchSizeConfig, Denial, Emergency,
     Feedback, Permit, Throttle, ThrottleConfig, ThrottleStats,

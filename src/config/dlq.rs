@@ -1,11 +1,18 @@
 //! The settings of the service: what is kept how long, how often it is tried again, how fast.
 
+mod maps;
+mod table;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use super::setting::{self, Setting};
+use crate::error::{Error, Result};
 
 /// How the service treats entries. A service takes a new one at any time, without reopening.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct DlqConfig {
     /// Whether failures are stored and replayed at all. Default true. Reading works either way.
     pub enabled: bool,
@@ -146,8 +153,198 @@ impl Default for DlqConfig {
 }
 
 impl DlqConfig {
+    /// Every setting of the service, by name. The names of the reference, with those of its outbox,
+    /// its replay, its service levels, its archive, its purge and its throttle behind a prefix.
+    pub const SETTINGS: &'static [Setting<Self>] = table::TABLE;
+
+    /// Sets one setting by its name. Maps are written as `a=1,b=2`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when there is no such setting or the value is out of its bounds; the
+    /// configuration is then unchanged.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        setting::find(Self::SETTINGS, name)?.set(self, value)
+    }
+
+    /// The value of one setting, in a form that [`DlqConfig::set`] takes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when there is no such setting.
+    pub fn value(&self, name: &str) -> Result<String> {
+        Ok((setting::find(Self::SETTINGS, name)?.read)(self))
+    }
+
+    /// Checks every field against its bounds, and the fields against each other. A service does it
+    /// before it takes new settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] naming the setting, or both settings where two do not fit together.
+    pub fn check(&self) -> Result<()> {
+        let mut copy = self.clone();
+        for setting in Self::SETTINGS {
+            let value = (setting.read)(self);
+            setting.set(&mut copy, &value)?;
+            // What does not come back as it was, such as a domain in capitals, is no value.
+            if (setting.read)(&copy) != value {
+                return Err(Error::invalid(setting.name, value, setting.bounds));
+            }
+        }
+        let at_most = |name, value: u32, other, bound: u32| {
+            if value <= bound {
+                return Ok(());
+            }
+            Err(Error::invalid(name, value, format!("at most {other}, which is {bound}")))
+        };
+        at_most(
+            "replay_adaptive_min_items",
+            self.replay_adaptive_min_items,
+            "replay_adaptive_max_items",
+            self.replay_adaptive_max_items,
+        )?;
+        at_most(
+            "outbox_batch_size",
+            self.outbox_batch_size,
+            "outbox_capacity",
+            self.outbox_capacity,
+        )
+    }
+
     /// How long a lease holds without a heartbeat.
     pub fn lease(&self) -> Duration {
         Duration::from_secs(u64::from(self.stale_replaying_timeout_minutes) * 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values that a setting takes, and values that it refuses.
+    const CASES: &[(&str, &[&str], &[&str])] = &[
+        ("enabled", &["true", "false"], &["", "1", "yes"]),
+        ("retention_days", &["1", "365"], &["0", "366"]),
+        ("max_replay_attempts", &["1", "10"], &["0", "11"]),
+        ("retry_delay", &["1", "3600"], &["0", "3601"]),
+        ("expiry_hours", &["1", "720"], &["0", "721", "", "+2", "1.5", "4294967297"]),
+        ("batch_size", &["1", "1000"], &["0", "1001"]),
+        ("resolve_batch_chunk_size", &["50", "10000"], &["49", "10001"]),
+        ("stale_replaying_timeout_minutes", &["5", "1440"], &["4", "1441"]),
+        ("circuit_close_inflight_ttl_seconds", &["10", "3600"], &["9", "3601"]),
+        ("truncate_blocks_replay", &["true", "false"], &["", "1", "yes"]),
+        ("domain_cardinality_alert_threshold", &["10", "100000"], &["9", "100001"]),
+        ("outbox_enabled", &["true", "false"], &["", "1", "yes"]),
+        ("outbox_capacity", &["100", "1000000"], &["99", "1000001"]),
+        ("outbox_batch_size", &["1", "10000"], &["0", "10001"]),
+        ("outbox_flush_interval_seconds", &["0.01", "60", "1.5"], &["0.009", "60.001", "0", "1s"]),
+        ("outbox_drop_rate_threshold", &["0", "0.5", "1"], &["1.1", "-1", "", "NaN", "1e-1"]),
+        ("outbox_join_timeout_seconds", &["0.1", "60"], &["0.099", "61"]),
+        ("replay_track1_enabled", &["true", "false"], &["", "1", "yes"]),
+        ("replay_track1_max_items", &["1", "1000"], &["0", "1001"]),
+        ("replay_track2_max_items", &["1", "1000"], &["0", "1001"]),
+        ("replay_jobs", &["1", "64"], &["0", "65"]),
+        ("replay_adaptive_enabled", &["true", "false"], &["", "1", "yes"]),
+        ("replay_adaptive_min_items", &["1", "100"], &["0", "101"]),
+        ("replay_adaptive_max_items", &["10", "1000"], &["9", "1001"]),
+        (
+            "replay_adaptive_failure_threshold",
+            &["0", "0.5", "1"],
+            &["1.1", "-1", "", "NaN", "1e-1"],
+        ),
+        ("replay_priority_enabled", &["true", "false"], &["", "1", "yes"]),
+        (
+            "replay_domain_priorities",
+            &["", "a=critical,b.c=low"],
+            &["a", "a=high", "4u=low", "a=low,a=low", "a=low=low"],
+        ),
+        ("replay_domain_max_retries", &["", "a=1,payment=10"], &["a=0", "a=11", "=1"]),
+        ("replay_service_failure_type_map", &["", "other=C,svc=A|B"], &["svc=", "svc=A||B", "=A"]),
+        ("sla_default_hours", &["1", "720"], &["0", "721"]),
+        ("sla_thresholds_by_domain", &["", "a=1,b=720"], &["a=0", "a=721"]),
+        ("archive_older_than_days", &["1", "365"], &["0", "366"]),
+        ("purge_older_than_days", &["30", "730"], &["29", "731"]),
+        ("throttle_replay_batch_size", &["1", "1000"], &["0", "1001"]),
+        ("throttle_replay_interval_ms", &["10", "10000"], &["9", "10001"]),
+    ];
+
+    #[test]
+    fn every_setting_has_its_bounds() {
+        let named: Vec<_> = CASES.iter().map(|(name, ..)| *name).collect();
+        let settings: Vec<_> = DlqConfig::SETTINGS.iter().map(|setting| setting.name).collect();
+        assert_eq!(named, settings);
+        for (name, taken, refused) in CASES {
+            let mut config = DlqConfig::default();
+            for value in *taken {
+                config.set(name, value).unwrap();
+                assert_eq!(config.value(name).unwrap(), *value);
+            }
+            let before = config.clone();
+            for text in *refused {
+                let error = config.set(name, text).unwrap_err();
+                let Error::Invalid { what, value, bound } = &error else { panic!("{error}") };
+                assert_eq!((what.as_str(), value.as_str()), (*name, *text));
+                assert_eq!(bound, setting::find(DlqConfig::SETTINGS, name).unwrap().bounds);
+            }
+            assert_eq!(config, before);
+        }
+    }
+
+    #[test]
+    fn the_table_states_the_defaults() {
+        let mut config = DlqConfig::default();
+        for setting in DlqConfig::SETTINGS {
+            config.set(setting.name, setting.default).unwrap();
+            assert_eq!(config, DlqConfig::default(), "{}", setting.name);
+            assert!(!setting.help.is_empty() && !setting.bounds.is_empty());
+        }
+        config.check().unwrap();
+    }
+
+    #[test]
+    fn maps_are_read_generously() {
+        let mut config = DlqConfig::default();
+        config.set("replay_domain_max_retries", " Payment = 5 , orders=3, ").unwrap();
+        assert_eq!(config.value("replay_domain_max_retries").unwrap(), "orders=3,payment=5");
+        config.set("replay_service_failure_type_map", "svc = TYPE_A | TYPE_B").unwrap();
+        assert_eq!(config.replay_service_failure_type_map["svc"], ["TYPE_A", "TYPE_B"]);
+    }
+
+    fn check_refused(change: impl FnOnce(&mut DlqConfig), wanted: &[&str]) {
+        let mut config = DlqConfig::default();
+        change(&mut config);
+        let message = config.check().unwrap_err().to_string();
+        for name in wanted {
+            assert!(message.contains(name), "{message}");
+        }
+    }
+
+    #[test]
+    fn fields_must_fit_together() {
+        let both = ["replay_adaptive_min_items", "replay_adaptive_max_items"];
+        check_refused(
+            |config| {
+                config.replay_adaptive_min_items = 50;
+                config.replay_adaptive_max_items = 20;
+            },
+            &both,
+        );
+        check_refused(
+            |config| {
+                config.outbox_capacity = 100;
+                config.outbox_batch_size = 101;
+            },
+            &["outbox_batch_size", "outbox_capacity"],
+        );
+        check_refused(|config| config.expiry_hours = 0, &["expiry_hours", "1 to 720"]);
+        check_refused(|config| config.outbox_drop_rate_threshold = f64::NAN, &["outbox_drop_rate"]);
+        for domain in ["Payment", "a,b=1", ""] {
+            let priorities = BTreeMap::from([(domain.to_owned(), Priority::Low)]);
+            check_refused(
+                |config| config.replay_domain_priorities = priorities,
+                &["replay_domain_priorities"],
+            );
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The names of service boundaries.
 
 /// The most characters of a domain.
-const DOMAIN_CHARS_MAX: usize = 64;
+pub(crate) const DOMAIN_CHARS_MAX: usize = 64;
 
 /// A domain as it is stored: trimmed, in lower case, 1 to 64 characters, a letter followed by
 /// letters, digits and underscores, then segments of the same behind dots. `None` when the text

@@ -312,7 +312,8 @@ impl NewFailure {
         entry
     }
 
-    fn check(&self) -> Result<()> {
+    /// Refuses what no settings would make fit.
+    pub(crate) fn check(&self) -> Result<()> {
         if self.failure_type.is_empty() {
             return Err(Error::invalid("failure_type", "empty", "a name such as PG_TIMEOUT"));
         }

@@ -84,6 +84,9 @@ pub enum DlqEvent {
 pub struct AuditRecord {
     /// When, by the wall clock.
     pub at: Timestamp,
+    /// Who acts, if the call came with a [`CallerContext`](super::CallerContext).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
     /// What.
     #[serde(flatten)]
     pub event: DlqEvent,

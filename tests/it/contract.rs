@@ -21,7 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use deadletter::{
-    Act, Attempt, Cause, Completion, Config, Durability, Entry, EntryId, Error,
+    Act, Attempt, Cause, Completion, Config, Durability, Engine, Entry, EntryId, Error,
     FailedOperationRepository, Filter, Json, Leased, Memory, MemoryRepository, NewFailure, Order,
     Page, Resolution, Status, Timestamp,
 };
@@ -47,7 +47,14 @@ pub const MEMORY: Maker = Maker {
 };
 
 /// All implementors. One more is one more line.
-pub const MAKERS: &[Maker] = &[MEMORY];
+pub const MAKERS: &[Maker] = &[MEMORY, ENGINE];
+
+/// The engine, on a disk in memory.
+const ENGINE: Maker = Maker {
+    name: "engine",
+    open: |config, env| Arc::new(Engine::open_with(config, Arc::new(env)).unwrap()),
+    lasts: true,
+};
 
 /// How long the leases of most tests hold.
 pub const LEASE: Duration = Duration::from_mins(1);

@@ -1,8 +1,6 @@
 //! Power cuts while eight jobs replay a store: no outcome that was told is lost, no entry is
 //! delivered more often than the cuts explain, nothing stays behind.
 
-mod store;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,12 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadletter::{
-    Background, Cause, Config, CrashMode, DlqEvent, DlqService, Durability, Entry, EntryId,
+    Background, Cause, Config, CrashMode, DlqEvent, DlqService, Durability, Engine, Entry, EntryId,
     FailedOperationRepository, Filter, IndexKind, Limits, NewFailure, Order, Outcome, Page,
     ReplayAttempt, ReplayHandler, ReplayOptions, Simulated, Status,
 };
-
-use store::Store;
 
 const JOBS: u32 = 8;
 /// Entries of the store; every seventh fails always.
@@ -33,7 +29,7 @@ fn config() -> Config {
 }
 
 fn open(disk: &Simulated) -> Arc<dyn FailedOperationRepository> {
-    Arc::new(Store::open(disk).unwrap())
+    Arc::new(Engine::open_with(config(), Arc::new(disk.clone())).unwrap())
 }
 
 /// A closed store with entries of domains that tell how they behave.

@@ -15,17 +15,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadletter::{
-    Config, DlqConfig, DlqEvent, DlqService, Durability, Entry, EntryId, FailedOperationRepository,
-    Memory, MemoryRepository, NewFailure, Outcome, ReplayAttempt, ReplayHandler, ReplayOptions,
-    Status, Verdict,
+    Config, DlqConfig, DlqEvent, DlqService, Durability, Engine, Entry, EntryId,
+    FailedOperationRepository, Memory, MemoryRepository, NewFailure, Outcome, ReplayAttempt,
+    ReplayHandler, ReplayOptions, Status, Verdict,
 };
 
 /// Makes an empty repository on this clock.
 type Make = fn(&Memory) -> Arc<dyn FailedOperationRepository>;
 
 /// Every implementor of the contract.
-const MAKES: [Make; 1] =
-    [|clock| Arc::new(MemoryRepository::with(Config::new("memory"), Arc::new(clock.clone())))];
+const MAKES: [Make; 2] = [
+    |clock| Arc::new(MemoryRepository::with(Config::new("memory"), Arc::new(clock.clone()))),
+    |clock| Arc::new(Engine::open_with(crate::store::config(), Arc::new(clock.clone())).unwrap()),
+];
 
 /// A service over an empty repository, on a clock that stands still, and what it told.
 struct World {
@@ -86,8 +88,8 @@ impl World {
     /// Starts an attempt whose process is then gone.
     fn die_during(&self, id: EntryId) {
         let lease = Duration::from_mins(1);
-        assert!(self.repository.try_acquire_for_replay(id, lease, false, None).unwrap().is_some());
-        self.repository.leases().end(id);
+        let acquired = self.repository.try_acquire_for_replay(id, lease, false, None).unwrap();
+        self.repository.leases().end(id, acquired.unwrap().0.token);
         assert_eq!(self.repository.release_stale_replaying(None).unwrap().total(), 1);
     }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use deadletter::Config;
+use deadletter::{Config, DlqConfig, Setting};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const LINES_MAX: usize = 800;
@@ -30,7 +30,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("println!", &["src/bin/deadletter/output.rs"]),
     ("print!(", &["src/bin/deadletter/output.rs"]),
     ("eprint!(", &["src/bin/deadletter/output.rs"]),
-    ("env::var", &["src/bin/"]),
+    ("env::var", &["src/settings.rs", "src/bin/"]),
 ];
 
 struct Source {
@@ -266,14 +266,20 @@ fn every_verb_is_documented() {
     check(&missing.map(|verb| format!("{verb} is not in docs/operating.md")).collect::<Vec<_>>());
 }
 
-#[test]
-fn the_settings_are_those_of_the_table() {
-    let mut table = String::from("settings\n");
-    for setting in Config::SETTINGS {
+fn table<C>(title: &str, settings: &[Setting<C>]) -> String {
+    let mut table = format!("{title}\n");
+    for setting in settings {
         let default = if setting.default.is_empty() { "empty" } else { setting.default };
         writeln!(table, "\n{}\n    {}", setting.name, setting.help).unwrap();
         writeln!(table, "    default: {default}; takes {}", setting.bounds).unwrap();
     }
+    table
+}
+
+#[test]
+fn the_settings_are_those_of_the_table() {
+    crate::format::expect_block("docs/operating.md", &table("settings", Config::SETTINGS));
+    let table = table("settings of the service", DlqConfig::SETTINGS);
     crate::format::expect_block("docs/operating.md", &table);
 }
 

@@ -1,8 +1,8 @@
 //! The forty weaknesses of the reference, each with a test that shows the good behavior, or with
 //! the reason why it cannot occur here.
 //!
-//! Tests are named after the weakness. W1 to W13 are about capture and durability and have a file
-//! of their own. The others:
+//! Tests are named after the weakness. W1 to W13 are about capture and durability: `capture`
+//! has their tests. The others:
 //!
 //! | weakness | shown by | or why not |
 //! |---|---|---|
@@ -35,6 +35,7 @@
 //! | W40 | `w40_` in `cost` | |
 
 mod atomicity;
+mod capture;
 mod cost;
 mod interface;
 mod lifecycle;

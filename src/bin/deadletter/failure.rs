@@ -122,6 +122,7 @@ pub fn exit_of_engine(error: &Error) -> Exit {
         Error::Damaged(_) => Exit::Damage,
         Error::Locked { .. } => Exit::Locked,
         Error::Closed | Error::ReadOnly => Exit::Bug,
+        Error::NotOpen { source } => exit_of_engine(source),
         _ => Exit::Io,
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::CommandFactory as _;
 use clap_mangen::Man;
-use deadletter::Config;
+use deadletter::{Config, DlqConfig, Setting};
 
 use crate::args::Cli;
 use crate::failure::Exit;
@@ -31,8 +31,14 @@ pub fn man() -> Result<Exit> {
 
 /// Every setting with its bounds. Only the manual has them: help must stay short.
 fn settings() -> String {
-    let mut text = "Settings:\n".to_owned();
-    for setting in Config::SETTINGS {
+    let store = table("Settings of the store:\n", Config::SETTINGS);
+    let service = table("Settings of the service:\n", DlqConfig::SETTINGS);
+    format!("{store}\n{service}")
+}
+
+fn table<C>(title: &str, settings: &[Setting<C>]) -> String {
+    let mut text = title.to_owned();
+    for setting in settings {
         let default = if setting.default.is_empty() { "none" } else { setting.default };
         text.push_str(&format!(
             "  {} (default {default}; {})\n    {}\n",

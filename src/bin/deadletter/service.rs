@@ -61,6 +61,6 @@ impl Context {
 
     fn service_over(&self, engine: Engine) -> DlqService {
         let repository: Arc<dyn FailedOperationRepository> = Arc::new(engine);
-        DlqService::new(Some(DlqConfig::default()), Some(repository))
+        DlqService::new(Some(self.service_config()), Some(repository))
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use deadletter::{Background, Config, Engine};
+use deadletter::{Background, Config, DlqConfig, Engine};
 
 use crate::args::GlobalArgs;
 use crate::failure::Refusal;
@@ -31,6 +31,7 @@ pub struct Context {
     /// The settings that the user chose, by name; what a verb prefers gives way to them.
     given: BTreeSet<String>,
     config: Config,
+    service: DlqConfig,
 }
 
 /// How a verb opens the store for writing.
@@ -58,28 +59,36 @@ impl Context {
             (None, None, None) => default_dir()?,
         };
         let mut config = Config::new(&dir);
+        let mut service = DlqConfig::default();
         let mut given = BTreeSet::new();
         if let Some(path) = &file {
             for (name, value) in from_file {
                 let place = || format!("in the configuration file {}", path.display());
-                config.set(&name, &value).with_context(place)?;
+                set(&mut config, &mut service, &name, &value).with_context(place)?;
                 given.insert(name);
             }
         }
         for (name, value) in read_environment(&output)? {
             let place = || format!("in the environment variable {PREFIX}{}", name.to_uppercase());
-            config.set(&name, &value).with_context(place)?;
+            set(&mut config, &mut service, &name, &value).with_context(place)?;
             given.insert(name);
         }
+        // The engine checks its own when it opens.
+        service.check().context("in the settings")?;
         let actor = global.actor.clone().or_else(login_name).unwrap_or_else(|| "unknown".into());
         output.detail(&format!("directory: {}", output::escape(&dir.to_string_lossy())));
         output.detail(&format!("actor: {}", output::escape(&actor)));
-        Ok(Self { output, dir, dir_given: global.dir.is_some(), actor, given, config })
+        Ok(Self { output, dir, dir_given: global.dir.is_some(), actor, given, config, service })
     }
 
     /// The settings for reading; also those of [`deadletter::verify`].
     pub fn config(&self) -> Config {
         self.config.clone()
+    }
+
+    /// The settings of the service: how often, how long, how fast.
+    pub fn service_config(&self) -> DlqConfig {
+        self.service.clone()
     }
 
     /// The settings for writing. What the user set wins over what the verb prefers.
@@ -156,6 +165,23 @@ pub fn command_on(dir: Option<&PathBuf>) -> String {
     }
 }
 
+/// Whether anybody has a setting of this name.
+fn is_setting(name: &str) -> bool {
+    Config::SETTINGS.iter().any(|setting| setting.name == name)
+        || DlqConfig::SETTINGS.iter().any(|setting| setting.name == name)
+}
+
+/// Sets a setting wherever there is one of this name; one is in both.
+fn set(config: &mut Config, service: &mut DlqConfig, name: &str, value: &str) -> Result<()> {
+    if Config::SETTINGS.iter().any(|setting| setting.name == name) {
+        config.set(name, value)?;
+    }
+    if DlqConfig::SETTINGS.iter().any(|setting| setting.name == name) {
+        service.set(name, value)?;
+    }
+    Ok(())
+}
+
 fn read_environment(output: &Output) -> Result<BTreeMap<String, String>> {
     let mut values = BTreeMap::new();
     for (variable, value) in std::env::vars_os() {
@@ -165,7 +191,7 @@ fn read_environment(output: &Output) -> Result<BTreeMap<String, String>> {
         if value.is_empty() || OTHER_NAMES.contains(&name.as_str()) {
             continue;
         }
-        if !Config::SETTINGS.iter().any(|setting| setting.name == name) {
+        if !is_setting(&name) {
             output.warning(&format!("unknown environment variable {variable}"));
             continue;
         }
@@ -188,23 +214,47 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>> {
         .with_context(act)?;
     let mut values = BTreeMap::new();
     for (name, value) in table {
-        if name != "dir" && !Config::SETTINGS.iter().any(|setting| setting.name == name) {
+        if name != "dir" && !is_setting(&name) {
             let message = format!("unknown key {name} in {}", path.display());
             return Err(Refusal::usage(message).into());
         }
-        let text = match value {
-            toml::Value::String(text) => text,
-            toml::Value::Integer(number) => number.to_string(),
-            toml::Value::Float(number) => number.to_string(),
-            toml::Value::Boolean(flag) => flag.to_string(),
-            _ => {
-                let message = format!("{name} in {} is not a plain value", path.display());
-                return Err(Refusal::usage(message).into());
-            }
+        let text = match &value {
+            toml::Value::Table(table) => map_text(table),
+            _ => plain_text(&value),
+        };
+        let Some(text) = text else {
+            let message = format!("{name} in {} is not a plain value", path.display());
+            return Err(Refusal::usage(message).into());
         };
         values.insert(name, text);
     }
     Ok(values)
+}
+
+fn plain_text(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
+/// A table as the text of a map: `a=1,b=X|Y`. None if a part would not come back as it is.
+fn map_text(table: &toml::Table) -> Option<String> {
+    let whole = |text: &String| !text.contains(['=', ',', '|']);
+    let pair = |(key, value): (&String, &toml::Value)| {
+        let parts = match value {
+            toml::Value::Array(parts) => {
+                parts.iter().map(plain_text).collect::<Option<Vec<_>>>()?
+            }
+            _ => vec![plain_text(value)?],
+        };
+        let sound = whole(key) && parts.iter().all(whole);
+        sound.then(|| format!("{key}={}", parts.join("|")))
+    };
+    Some(table.iter().map(pair).collect::<Option<Vec<_>>>()?.join(","))
 }
 
 /// What is wrong in which line; the error's own text draws a picture over several lines.
@@ -217,15 +267,11 @@ fn toml_reason(text: &str, error: &toml::de::Error) -> String {
 }
 
 fn default_dir() -> Result<PathBuf> {
-    if let Some(state) = env_path("XDG_STATE_HOME").filter(|path| path.is_absolute()) {
-        return Ok(state.join("deadletter"));
-    }
-    match env_path("HOME") {
-        Some(home) => Ok(home.join(".local/state/deadletter")),
-        None => Err(Refusal::usage("there is no home directory to keep the store in")
+    deadletter::default_dir().map_err(|_| {
+        Refusal::usage("there is no home directory to keep the store in")
             .with_hint("name a directory with --dir or DEADLETTER_DIR")
-            .into()),
-    }
+            .into()
+    })
 }
 
 fn env_path(name: &str) -> Option<PathBuf> {

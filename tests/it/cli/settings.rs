@@ -37,6 +37,10 @@ fn bad_settings_are_refused_by_name_value_and_bounds() {
         ("max_replay_attempts = 0", "1 to 10"),
         ("no_such_key = 1", "no_such_key"),
         ("durability = [1]", "durability"),
+        ("expiry_hours = 721", "1 to 720"),
+        ("[replay_domain_max_retries]\npayment = 11", "replay_domain_max_retries"),
+        ("[replay_service_failure_type_map]\nsvc = [\"A,B\"]", "replay_service_failure_type_map"),
+        ("replay_adaptive_min_items = 20\nreplay_adaptive_max_items = 10", "replay_adaptive_max"),
         ("mmap = true\nlock_wait = [1", "line 2: unclosed array"),
     ] {
         std::fs::write(&file, text).unwrap();
@@ -47,6 +51,25 @@ fn bad_settings_are_refused_by_name_value_and_bounds() {
     let run = bench.run(["list", "--config", "/no/such/file"]);
     assert_eq!(run.code, 2, "{run:?}");
     assert!(!bench.store().exists());
+}
+
+#[test]
+fn settings_of_the_service_come_the_same_ways() {
+    let bench = Bench::new();
+    let file = bench.root.path().join("deadletter.toml");
+    let text = "outbox_flush_interval_seconds = 0.25\n\
+        sla_thresholds_by_domain = \"a=1\"\n\
+        [replay_domain_priorities]\npayment = \"critical\"\n\"a.b\" = \"low\"\n\
+        [replay_service_failure_type_map]\nsvc = [\"A\", \"B\"]\nother = \"C\"\n";
+    std::fs::write(&file, text).unwrap();
+    let mut command = bench.command();
+    command.args(PUT).arg("--config").arg(&file).env("DEADLETTER_EXPIRY_HOURS", "24");
+    let run = finish(command.env("DEADLETTER_REPLAY_DOMAIN_MAX_RETRIES", "payment=5"), None);
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{run:?}");
+    let mut command = bench.command();
+    let run = finish(command.args(PUT).env("DEADLETTER_EXPIRY_HOURS", "0"), None);
+    assert_eq!(run.code, 2, "{run:?}");
+    assert!(run.stderr.contains("DEADLETTER_EXPIRY_HOURS"), "{run:?}");
 }
 
 #[test]

@@ -1,0 +1,147 @@
+//! Whether the service takes failures as it should; if not, what is wrong, since when, and what to
+//! do. A trouble stays until it is healed.
+
+use std::error::Error as _;
+
+use serde::Serialize;
+
+use crate::entry::Timestamp;
+use crate::error::Error;
+
+/// How the service is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Health {
+    /// In one word.
+    pub status: HealthStatus,
+    /// What is wrong, if anything.
+    pub reason: Option<String>,
+    /// Since when it is so.
+    pub since: Timestamp,
+    /// What to do about it, if there is something.
+    pub hint: Option<String>,
+    /// Failures that went to a fallback file since the service was made.
+    pub spilled: u64,
+    /// Failures that were given back since the service was made.
+    pub refused: u64,
+}
+
+/// How the service is, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// Failures are stored.
+    Ok,
+    /// Failures go to fallback files, or settings are not what was asked for.
+    Degraded,
+    /// The settings say that nothing is stored.
+    Disabled,
+    /// The service was closed.
+    Closed,
+}
+
+/// What can be wrong; the first that is gives the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The settings of the environment are not usable.
+    Settings,
+    /// The store does not open.
+    Open,
+    /// The store is open and does not take failures.
+    Store,
+}
+
+/// What is wrong right now, and since when things are as they are.
+#[derive(Debug)]
+pub(super) struct Condition {
+    troubles: [Option<(String, &'static str)>; 3],
+    status: HealthStatus,
+    since: Timestamp,
+    pub closed: bool,
+    pub spilled: u64,
+    pub refused: u64,
+}
+
+impl Condition {
+    pub fn new(since: Timestamp, enabled: bool) -> Self {
+        let status = if enabled { HealthStatus::Ok } else { HealthStatus::Disabled };
+        Self { troubles: [None, None, None], status, since, closed: false, spilled: 0, refused: 0 }
+    }
+
+    /// Notes a trouble, or that it is healed.
+    pub fn set(&mut self, trouble: Trouble, error: Option<&Error>) {
+        if let Some(place) = self.troubles.get_mut(trouble as usize) {
+            *place = error.map(|error| (chain(error), hint(error)));
+        }
+    }
+
+    /// Whether this is wrong now.
+    pub fn has(&self, trouble: Trouble) -> bool {
+        self.troubles.get(trouble as usize).is_some_and(Option::is_some)
+    }
+
+    /// Decides the status anew. True when it changed.
+    pub fn settle(&mut self, enabled: bool, now: Timestamp) -> bool {
+        let status = match (self.closed, enabled, self.trouble()) {
+            (true, ..) => HealthStatus::Closed,
+            (false, false, _) => HealthStatus::Disabled,
+            (false, true, Some(_)) => HealthStatus::Degraded,
+            (false, true, None) => HealthStatus::Ok,
+        };
+        if status == self.status {
+            return false;
+        }
+        (self.status, self.since) = (status, now);
+        true
+    }
+
+    pub fn health(&self) -> Health {
+        let (reason, hint) = match self.status {
+            HealthStatus::Ok => (None, None),
+            HealthStatus::Degraded => self.trouble().cloned().unzip(),
+            HealthStatus::Disabled => {
+                (Some("disabled".to_owned()), Some("set enabled to true to store failures"))
+            }
+            HealthStatus::Closed => (Some(Error::Closed.to_string()), None),
+        };
+        Health {
+            status: self.status,
+            reason,
+            since: self.since,
+            hint: hint.map(str::to_owned),
+            spilled: self.spilled,
+            refused: self.refused,
+        }
+    }
+
+    fn trouble(&self) -> Option<&(String, &'static str)> {
+        self.troubles.iter().flatten().next()
+    }
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// What an operator may do about an error.
+fn hint(error: &Error) -> &'static str {
+    match error {
+        Error::NotOpen { source } => hint(source),
+        Error::Invalid { .. } => "correct the setting and restart, or give others by set_config",
+        Error::Locked { .. } => "end the other process, or give this one a directory of its own",
+        Error::NotAStore { .. } => "name another directory; nothing was changed in this one",
+        Error::Version { .. } => "use a newer build; nothing was changed",
+        Error::Damaged(_) => "look at the damage with deadletter verify",
+        Error::Closed => "open the store again",
+        Error::QueueFull { .. } | Error::IndexNotReady { .. } => "wait; it ends by itself",
+        _ => "look at the disk: its free space, its rights, the log of the system",
+    }
+}
