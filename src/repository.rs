@@ -394,9 +394,15 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
 
     /// Lets a lease end later: at the earliest this long from now. False when it has ended.
     fn extend_lease(&self, leased: Leased, lease: Duration) -> bool {
+        // An operator may have taken the entry meanwhile. What cannot be read now may still be
+        // completed later.
+        let entry = self.get_by_id(leased.id);
+        let holds = entry.map_or(true, |entry| {
+            entry.is_some_and(|entry| replay::lease_of(&entry) == Some(leased))
+        });
         let now_ms = self.monotonic_ms();
         let until_ms = now_ms.saturating_add(replay::millis(lease));
-        self.leases().extend(leased.id, leased.token, now_ms, until_ms)
+        holds && self.leases().extend(leased.id, leased.token, now_ms, until_ms)
     }
 
     /// Releases entries whose lease has ended: past its deadline, or of a process that is gone.

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deadletter::{
-    Act, DlqConfig, DlqService, Engine, EntryId, Error, FailedOperationRepository, Page,
-};
+use deadletter::{Act, DlqService, Engine, EntryId, Error, FailedOperationRepository, Page};
 
 use crate::args::EntryName;
 use crate::settings::{Context, Work};
