@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::setting::{self, Setting};
+use crate::entry::{NewFailure, Timestamp, normalize_domain};
 use crate::error::{Error, Result};
+
+const HOUR_MS: u64 = 60 * 60 * 1000;
 
 /// How the service treats entries. A service takes a new one at any time, without reopening.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +99,14 @@ pub struct DlqConfig {
     /// The longest that a replay waits for the throttle before it stops early, in milliseconds.
     /// Default 100, from 10 to 10,000.
     pub throttle_replay_interval_ms: u64,
+    /// Replays that the crate's own throttle lets run at the same time at most. Default 64, from
+    /// 1 to 1000.
+    pub throttle_window_max: u32,
+    /// Failures in a row that it takes for an outage; 0 never. Default 10, at most 1000.
+    pub throttle_outage_failures: u32,
+    /// How long it waits before it tries again after an outage, in milliseconds; doubles with
+    /// each try. Default 1000, from 10 to 3,600,000.
+    pub throttle_probe_interval_ms: u64,
 }
 
 /// Which domains go first.
@@ -148,6 +159,9 @@ impl Default for DlqConfig {
             purge_older_than_days: 90,
             throttle_replay_batch_size: 10,
             throttle_replay_interval_ms: 100,
+            throttle_window_max: 64,
+            throttle_outage_failures: 10,
+            throttle_probe_interval_ms: 1000,
         }
     }
 }
@@ -212,6 +226,20 @@ impl DlqConfig {
         )
     }
 
+    /// Fills in what a failure leaves open: its cap, of its domain or of all, and when it expires.
+    /// [`DlqService::store_failure`](crate::DlqService::store_failure) does it by itself.
+    pub fn complete(&self, failure: &mut NewFailure, now: Timestamp) {
+        let domain = normalize_domain(&failure.domain);
+        let of_domain = domain.and_then(|domain| self.replay_domain_max_retries.get(&domain));
+        let cap = of_domain.copied().unwrap_or(self.max_replay_attempts);
+        failure.max_retries = failure.max_retries.or(Some(cap));
+        // An entry that comes with a state was stored before; it keeps what it had.
+        if failure.state.is_none() && failure.expires_at.is_none() {
+            let expires_ms = now.0.saturating_add(u64::from(self.expiry_hours) * HOUR_MS);
+            failure.expires_at = Some(Timestamp(expires_ms).min(Timestamp::MAX));
+        }
+    }
+
     /// How long a lease holds without a heartbeat.
     pub fn lease(&self) -> Duration {
         Duration::from_secs(u64::from(self.stale_replaying_timeout_minutes) * 60)
@@ -267,6 +295,9 @@ mod tests {
         ("purge_older_than_days", &["30", "730"], &["29", "731"]),
         ("throttle_replay_batch_size", &["1", "1000"], &["0", "1001"]),
         ("throttle_replay_interval_ms", &["10", "10000"], &["9", "10001"]),
+        ("throttle_window_max", &["1", "1000"], &["0", "1001"]),
+        ("throttle_outage_failures", &["0", "1000"], &["1001", "-1"]),
+        ("throttle_probe_interval_ms", &["10", "3600000"], &["9", "3600001"]),
     ];
 
     #[test]

@@ -9,13 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use super::caller::{CallerContext, LateCaller};
 use super::health::{Trouble, chain};
 use super::{AuditRecord, DlqEntryResult, DlqEvent, DlqService, Inner};
-use crate::config::{DlqConfig, Durability};
+use crate::config::Durability;
 use crate::engine::{Spilled, StoreError, Stored};
-use crate::entry::{DOMAIN_CHARS_MAX, NewFailure, Timestamp, normalize_domain};
+use crate::entry::{DOMAIN_CHARS_MAX, NewFailure, normalize_domain};
 use crate::error::Error;
 use crate::repository::FailedOperationRepository;
 
-const HOUR_MS: u64 = 60 * 60 * 1000;
 /// The most characters of a rejected domain that an event shows.
 const PREVIEW_CHARS_MAX: usize = 32;
 /// After the alert the domains are counted again once in so many stores.
@@ -137,7 +136,7 @@ impl DlqService {
         if let Err(error) = failure.check() {
             return inner.give_back(&Refused::BadInput(error).reason(), failure, caller.as_ref());
         }
-        complete(&mut failure, &config, inner.now());
+        config.complete(&mut failure, inner.now());
         inner.tell_of_rejected_domain(&failure.domain, caller.as_ref());
         let durability = options.durability.unwrap_or_else(|| inner.access.durability());
         let by_setting = if config.outbox_enabled { StoreMode::Async } else { StoreMode::Sync };
@@ -145,19 +144,6 @@ impl DlqService {
             StoreMode::Sync => inner.store_now(failure, durability, caller.as_ref()),
             StoreMode::Async => inner.queue(failure, durability, caller),
         }
-    }
-}
-
-/// Fills in what the settings say.
-fn complete(failure: &mut NewFailure, config: &DlqConfig, now: Timestamp) {
-    let domain = normalize_domain(&failure.domain);
-    let of_domain = domain.and_then(|domain| config.replay_domain_max_retries.get(&domain));
-    let cap = of_domain.copied().unwrap_or(config.max_replay_attempts);
-    failure.max_retries = failure.max_retries.or(Some(cap));
-    // An entry that comes with a state was stored before; it keeps what it had.
-    if failure.state.is_none() && failure.expires_at.is_none() {
-        let expires_ms = now.0.saturating_add(u64::from(config.expiry_hours) * HOUR_MS);
-        failure.expires_at = Some(Timestamp(expires_ms).min(Timestamp::MAX));
     }
 }
 

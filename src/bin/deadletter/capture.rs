@@ -3,6 +3,7 @@
 use anyhow::Error;
 use deadletter::{Durability, NewFailure, Spilled, Stored};
 
+use crate::args::time_from_now;
 use crate::failure::{Exit, exit_of};
 use crate::settings::{Context, Work};
 
@@ -12,12 +13,23 @@ pub enum Capture {
     Stored(Stored),
     /// In a fallback file, because of this.
     Spilled(Spilled, Error),
+    /// Nowhere, because capture is turned off.
+    Disabled,
     /// Nowhere, because of the first, and no fallback file because of the second, if one was tried.
     Lost(Error, Option<Error>),
 }
 
 /// Stores a failure as durably as asked, else as the settings say.
 pub fn capture(context: &Context, failure: NewFailure, durability: Option<Durability>) -> Capture {
+    let settings = context.service_config();
+    if !settings.enabled {
+        return Capture::Disabled;
+    }
+    let mut failure = failure;
+    match time_from_now(0) {
+        Ok(now) => settings.complete(&mut failure, now),
+        Err(cause) => return Capture::Lost(cause, None),
+    }
     let engine = match context.open_writer(Work::Once) {
         Ok(engine) => engine,
         Err(cause) => return spill(context, failure, cause),

@@ -122,6 +122,20 @@ pub fn put(context: &Context, args: &PutArgs) -> Result<Exit> {
             print(context, &result, &text)?;
             Ok(Exit::Spilled)
         }
+        Capture::Disabled => {
+            let result = StoreResult {
+                key,
+                error: Some("disabled".to_owned()),
+                durability: "none".to_owned(),
+                ..StoreResult::default()
+            };
+            if context.output.json {
+                context.output.json(&result)?;
+            }
+            Err(Refusal::new(Exit::NotCaptured, "not captured: capture is disabled")
+                .with_hint("the setting enabled is false")
+                .into())
+        }
         Capture::Lost(cause, fallback) => {
             let error = match fallback {
                 Some(fallback) => {

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use clap::Args;
 use deadletter::{
-    AdaptiveThrottle, DlqService, DlqThrottleBatchReplayResult, ReplayOptions, Skip,
-    ThrottleConfig, Timestamp,
+    DlqService, DlqThrottleBatchReplayResult, ReplayOptions, Skip, ThrottleConfig, Timestamp,
 };
 use serde::Serialize;
 
@@ -103,7 +102,7 @@ pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
     let mut exit = Exit::Done;
     context.with_service_for(Work::Stream, |service, _| {
         service.handlers().register_default(handler);
-        let throttle = AdaptiveThrottle::new(throttle_config(args))?;
+        let throttle = service.throttle(args.rate)?;
         let result = service.replay_all_throttle_aware(&throttle, &options)?;
         let mut report = Report::from(result);
         if stop.asked() {
@@ -113,12 +112,6 @@ pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
         print(context, &report)
     })?;
     Ok(exit)
-}
-
-fn throttle_config(args: &ReplayArgs) -> ThrottleConfig {
-    let mut config = ThrottleConfig::default();
-    config.rate_max = args.rate;
-    config
 }
 
 /// Says what a replay would try now. Nothing is leased and nothing runs.

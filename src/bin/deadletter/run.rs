@@ -129,6 +129,10 @@ fn report(context: &Context, failure: NewFailure) {
                 format!("hint: once the store has it: {} show --key {key}", context.command());
             context.output.note(&escape(&hint));
         }
+        Capture::Disabled => {
+            let line = format!("{domain} {failure_type} is not captured: capture is disabled");
+            context.output.error(&line);
+        }
         Capture::Lost(cause, fallback) => {
             let mut line = capture::one_line(&cause);
             if let Some(fallback) = fallback {

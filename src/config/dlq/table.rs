@@ -290,4 +290,28 @@ pub(super) const TABLE: &[Setting<DlqConfig>] = &[
         |text| number(text, 10, 10_000),
         throttle_replay_interval_ms
     ),
+    setting!(
+        "throttle_window_max",
+        "64",
+        "1 to 1000",
+        "Replays that the crate's own throttle lets run at the same time at most.",
+        |text| small(text, 1, 1000),
+        throttle_window_max
+    ),
+    setting!(
+        "throttle_outage_failures",
+        "10",
+        "0 to 1000",
+        "Failures in a row that it takes for an outage; 0 never.",
+        |text| small(text, 0, 1000),
+        throttle_outage_failures
+    ),
+    setting!(
+        "throttle_probe_interval_ms",
+        "1000",
+        "10 to 3600000",
+        "How long it waits before it tries again after an outage; doubles with each try.",
+        |text| number(text, 10, 3_600_000),
+        throttle_probe_interval_ms
+    ),
 ];

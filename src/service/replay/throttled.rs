@@ -14,7 +14,7 @@ use crate::entry::{Entry, EntryId, Status, Timestamp};
 use crate::error::{DlqError, DlqResult, Error};
 use crate::repository::FailedOperationRepository;
 use crate::service::retry::disabled;
-use crate::throttle::{Feedback, Permit, Throttle};
+use crate::throttle::{AdaptiveThrottle, Feedback, Permit, Throttle, ThrottleConfig};
 
 /// The answer about an entry whose time ran out.
 const TTL_EXPIRED: &str = "ttl_expired";
@@ -70,6 +70,24 @@ pub struct DlqThrottleBatchReplayResult {
 }
 
 impl DlqService {
+    /// A new throttle with the settings of this service and this cap of attempts per second. It
+    /// learns while it is used, so one throttle is kept for each other side.
+    ///
+    /// # Errors
+    ///
+    /// [`DlqError::Engine`] with [`Error::Invalid`] when the cap is out of its bounds.
+    pub fn throttle(&self, rate_max: Option<f64>) -> DlqResult<AdaptiveThrottle> {
+        let config = self.config();
+        let settings = ThrottleConfig {
+            window_max: config.throttle_window_max,
+            rate_max,
+            outage_failures: config.throttle_outage_failures,
+            probe_interval_ms: config.throttle_probe_interval_ms,
+            ..ThrottleConfig::default()
+        };
+        Ok(AdaptiveThrottle::new(settings)?)
+    }
+
     /// Replays one pending entry if its time and its attempts are not used up and the throttle
     /// permits it, asked in this order. Only an attempt spends anything. An entry whose time ran
     /// out expires. The throttle hears once of every permit that it gave.
