@@ -1,9 +1,15 @@
-//! An embedded, crash-safe dead-letter log: keep what failed, find it, understand it.
+//! An embedded, crash-safe dead-letter log: keep what failed, find it, replay it.
 //!
 //! [`Engine::open`] makes or recovers a store in a directory, [`Engine::store`] keeps one
 //! [`NewFailure`] and says how durable it is, [`Engine::find`] and [`Engine::get`] find it again,
-//! [`Engine::change`] changes its state, [`Engine::change_all`] changes and removes many. A store is one directory with one writing process;
-//! [`Engine::open_read_only`] looks at it beside the writer.
+//! [`Engine::change`] changes its state, [`Engine::change_all`] changes and removes many. A store
+//! is one directory with one writing process; [`Engine::open_read_only`] looks at it beside the
+//! writer.
+//!
+//! [`DlqService`] is the policy above it: it stores whatever happens, replays entries with a
+//! [`ReplayHandler`] for each domain, retries and gives up, lets operators resolve, and lets
+//! entries age. It works on any [`FailedOperationRepository`]: the engine, the
+//! [`MemoryRepository`] for tests, or the host's own.
 //!
 //! # What is promised
 //!
@@ -13,6 +19,9 @@
 //!   is damaged, and says exactly what: [`Engine::report`], [`verify`].
 //! - What can be seen after opening is durable.
 //! - JSON payloads come back byte for byte.
+//! - An attempt is durable before its handler runs, and counted exactly whatever ends the process.
+//!   Its outcome is taken once, from whoever holds the lease. A handler may run again although it
+//!   delivered, if the power went before that was written: it must be idempotent.
 //!
 //! # What an operation costs
 //!
