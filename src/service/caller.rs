@@ -12,13 +12,14 @@ use super::{AuditRecord, DlqService};
 /// # Example
 ///
 /// ```
-/// # use deadletter::{DlqConfig, DlqService, MemoryRepository, NewFailure, StoreOptions};
+/// # use deadletter::{DlqConfig, DlqService, MemoryRepository, NewFailure};
 /// # let repository = std::sync::Arc::new(MemoryRepository::new());
 /// let service = DlqService::new(Some(DlqConfig::default()), Some(repository));
 /// let caller = service.caller_context("alice");
-/// let options = StoreOptions::default().caller(&caller);
-/// service.store_failure_with(NewFailure::new("orders", "TIMEOUT"), options);
+/// caller.service().store_failure(NewFailure::new("orders", "TIMEOUT"));
+/// caller.service().replay(None, None)?;
 /// caller.flush();
+/// # Ok::<(), deadletter::DlqError>(())
 /// ```
 #[derive(Debug)]
 pub struct CallerContext {
@@ -57,6 +58,12 @@ impl CallerContext {
     /// Who acts.
     pub fn actor(&self) -> &str {
         &self.actor
+    }
+
+    /// The service as this caller uses it: whatever is stored, replayed, resolved or maintained
+    /// through this handle is kept here instead of being told at once.
+    pub fn service(&self) -> DlqService {
+        DlqService { caller: Some(self.late()), ..self.service.clone() }
     }
 
     /// Tells the listeners what was kept so far; nothing is told twice.

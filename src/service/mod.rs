@@ -78,6 +78,8 @@ type Opener =
 #[derive(Debug, Clone)]
 pub struct DlqService {
     inner: Arc<Inner>,
+    /// Who keeps what this handle would tell the listeners.
+    caller: Option<caller::LateCaller>,
     /// Shared by all handles; the last one closes the service.
     _owner: Arc<Owner>,
 }
@@ -192,7 +194,7 @@ impl DlqServiceBuilder {
             condition: Mutex::new(condition),
             closed: AtomicBool::new(false),
         });
-        DlqService { inner: Arc::clone(&inner), _owner: Arc::new(Owner { inner }) }
+        DlqService { inner: Arc::clone(&inner), caller: None, _owner: Arc::new(Owner { inner }) }
     }
 }
 
@@ -311,18 +313,8 @@ impl DlqService {
 
     /// Tells the listeners.
     fn tell(&self, repository: &dyn FailedOperationRepository, event: DlqEvent) {
-        self.tell_to(None, repository, event);
-    }
-
-    /// Tells the listeners, or the caller who keeps it for them.
-    fn tell_to(
-        &self,
-        caller: Option<&CallerContext>,
-        repository: &dyn FailedOperationRepository,
-        event: DlqEvent,
-    ) {
         let record = AuditRecord { at: repository.now(), actor: None, event };
-        self.inner.tell(caller.map(CallerContext::late).as_ref(), record);
+        self.inner.tell(self.caller.as_ref(), record);
     }
 }
 

@@ -132,7 +132,7 @@ impl DlqService {
         if !config.enabled {
             return DlqEntryResult::given_back("disabled", failure);
         }
-        let caller = options.caller.map(CallerContext::late);
+        let caller = options.caller.map(CallerContext::late).or_else(|| self.caller.clone());
         if let Err(error) = failure.check() {
             return inner.give_back(&Refused::BadInput(error).reason(), failure, caller.as_ref());
         }

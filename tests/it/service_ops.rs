@@ -480,3 +480,27 @@ fn maintenance_announces_what_it_could_do() {
         assert!(fixture.clock.wall_ms() > 0);
     });
 }
+
+#[test]
+fn what_a_caller_does_is_told_once_and_in_its_name() {
+    over_all(|fixture| {
+        let caller = fixture.service.caller_context("alice");
+        let stored = caller.service().store_failure(NewFailure::new("orders", "TIMEOUT"));
+        let id = stored.dlq_id.unwrap();
+        caller.service().resolve_entry(id, &resolve()).unwrap();
+        caller.service().replay(None, None).unwrap();
+        assert_eq!(fixture.events(), Vec::<serde_json::Value>::new(), "kept until it is over");
+        caller.flush();
+        let told = fixture.events();
+        let names: Vec<_> = told.iter().map(|event| event["event"].clone()).collect();
+        assert_eq!(names, ["DLQ_STORED", "DLQ_RESOLVED"]);
+        assert!(told.iter().all(|event| event["actor"] == "alice"), "{told:?}");
+        drop(caller);
+        assert_eq!(fixture.events().len(), 2, "and not again");
+        let late = fixture.service.caller_context("bob");
+        let handle = late.service();
+        drop(late);
+        handle.store_failure(NewFailure::new("orders", "TIMEOUT"));
+        assert_eq!(fixture.events().len(), 3, "a caller that is gone keeps nothing");
+    });
+}
