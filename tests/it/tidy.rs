@@ -302,6 +302,74 @@ fn the_architecture_is_short_and_links_nothing() {
     assert!(!text.contains("](") && !text.contains("://"));
 }
 
+/// Whether a citation means a test or a file: `it::` stands for `tests/it`, `unit::` for `src`.
+/// None when the text is no citation.
+fn test_exists(cited: &str) -> Option<bool> {
+    let (folder, path) = match cited.split_once("::")? {
+        ("it", path) => ("tests/it", path),
+        ("unit", path) => ("src", path),
+        _ => return None,
+    };
+    let text = |path: &str| {
+        let file = format!("{folder}/{}.rs", path.replace("::", "/"));
+        fs::read_to_string(Path::new(ROOT).join(file))
+    };
+    if text(path).is_ok() {
+        return Some(true);
+    }
+    let Some((file, name)) = path.rsplit_once("::") else { return Some(false) };
+    let head = format!("fn {name}(");
+    let text = text(file).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    // Other attributes may stand between.
+    Some(lines.iter().enumerate().any(|(at, line)| {
+        let mut above = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
+        line.starts_with(&head) && above.any(|line| *line == "#[test]")
+    }))
+}
+
+/// Whether the source has both words of a `Type::name`. None when the text is nothing like it.
+fn name_exists(cited: &str, words: &BTreeSet<String>) -> Option<bool> {
+    let (owner, name) = cited.split_once("::")?;
+    let is_type = owner.starts_with(char::is_uppercase);
+    is_type.then(|| words.contains(owner) && words.contains(name))
+}
+
+#[test]
+fn the_reference_table_cites_what_exists() {
+    let text = document("docs/reference-parity.md");
+    let mut words = BTreeSet::new();
+    for source in sources(&["src"]) {
+        for (_, line) in source.code() {
+            let split = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            words.extend(split.map(str::to_owned));
+        }
+    }
+    // The words in which the page says how it cites.
+    let explained = ["it::", "unit::", "Type::name"];
+    let mut offenses = Vec::new();
+    let mut count = 0;
+    for (number, line) in (1..).zip(text.lines()) {
+        for cited in quoted(line).filter(|cited| !explained.contains(&cited.as_str())) {
+            let exists = if cited.starts_with("src/") {
+                Some(Path::new(ROOT).join(&cited).exists())
+            } else {
+                test_exists(&cited).or_else(|| name_exists(&cited, &words))
+            };
+            count += usize::from(exists.is_some());
+            if exists == Some(false) {
+                offenses.push(format!("docs/reference-parity.md:{number}: {cited}"));
+            }
+        }
+    }
+    assert!(count > 300, "the citations are not found any more: {count}");
+    let rows = (1..=147).map(|row| format!("\n| {row} | "));
+    let missing = rows.chain((1..=40).map(|row| format!("\n| W{row} ")));
+    let missing = missing.filter(|row| text.matches(row.as_str()).count() != 1);
+    offenses.extend(missing.map(|row| format!("docs/reference-parity.md: not one row {row:?}")));
+    check(&offenses);
+}
+
 #[test]
 fn documents_are_ascii() {
     let mut names = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
