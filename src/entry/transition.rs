@@ -4,7 +4,7 @@
 //! Invariants: an entry at its cap is never left pending; the number of attempts never restarts;
 //! the original error of an entry is never touched.
 
-use super::{Action, Attempt, Cause, Lease, State, Status, Timestamp};
+use super::{Action, Attempt, Cause, FailedOperation, Lease, State, Status, Timestamp};
 
 /// What a handler made of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +93,23 @@ impl ReplayType {
             Self::Batch => "batch",
             Self::Conditional => "conditional",
         }
+    }
+}
+
+impl FailedOperation {
+    /// Whether it waits to be replayed.
+    pub fn is_pending(&self) -> bool {
+        self.status == Status::Pending
+    }
+
+    /// Whether it is done.
+    pub fn is_resolved(&self) -> bool {
+        self.status == Status::Resolved
+    }
+
+    /// Whether another attempt may be charged.
+    pub fn can_retry(&self) -> bool {
+        self.retry_count < self.max_retries
     }
 }
 

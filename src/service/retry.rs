@@ -93,7 +93,13 @@ impl DlqService {
         let repository = &*repository;
         self.release_ended(repository)?;
         let entry = self.entry_of(repository, id)?;
-        check(&entry, force)?;
+        if let Err(refusal) = check(&entry, force) {
+            let waits = matches!(entry.operation.status, Status::Pending | Status::RequiresReview);
+            if waits && !entry.operation.can_retry() {
+                self.blocked(repository, &entry, "max_replay_attempts_exceeded");
+            }
+            return Err(refusal);
+        }
         let _turn = self.kept().turn_of_person();
         let previous_retry_count = entry.operation.retry_count;
         let handler = match self.admit(repository, &config, &entry) {

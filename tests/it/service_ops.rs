@@ -100,6 +100,9 @@ fn pending_and_replayable_entries_come_oldest_first() {
         fixture.set(other, Status::RequiresReview);
         let pending = fixture.service.get_pending_entries(None, None, None).unwrap();
         assert_eq!(ids(&pending), [first, third]);
+        assert!(pending.iter().all(|entry| entry.operation.is_pending()));
+        assert!(pending.iter().all(|entry| entry.operation.can_retry()));
+        assert!(!pending[0].operation.is_resolved());
         let limited = fixture.service.get_replayable_entries(Some("orders"), None, Some(1));
         assert_eq!(ids(&limited.unwrap()), [first]);
         let none = fixture.service.get_pending_entries(None, Some("OTHER"), None).unwrap();

@@ -208,6 +208,9 @@ fn a_retry_at_the_cap_is_refused_and_a_redrive_is_not() {
         check_refused(world, id, "its attempts are used up", |world| {
             world.service.retry_entry(id, None)
         });
+        let blocked = json(world.take_events().last().unwrap());
+        assert_eq!(blocked["event"], "DLQ_REPLAY_BLOCKED");
+        assert_eq!(blocked["block_reason"], "max_replay_attempts_exceeded");
         let ran = world.handle({
             let events = Arc::clone(&world.events);
             move |attempt| {
