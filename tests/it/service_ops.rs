@@ -6,8 +6,8 @@ use std::time::Duration;
 use deadletter::{
     Act, AuditRecord, Cause, Completion, DlqConfig, DlqError, DlqService, Durability, Engine,
     Entry, EntryId, Env, Error, FailedOperationRepository, Filter, ListRequest, Memory,
-    MemoryRepository, NewFailure, Order, PurgeSelection, ReplayType, ResolveRequest, Status,
-    Timestamp,
+    MemoryRepository, NewFailure, Order, PurgeSelection, ReplayType, ResolveRequest, Simulated,
+    Status, Timestamp,
 };
 
 use crate::store::config;
@@ -506,4 +506,66 @@ fn what_a_caller_does_is_told_once_and_in_its_name() {
         handle.store_failure(NewFailure::new("orders", "TIMEOUT"));
         assert_eq!(fixture.events().len(), 3, "a caller that is gone keeps nothing");
     });
+}
+
+#[test]
+fn statistics_are_the_same_after_a_restart() {
+    let clock = Memory::new(3);
+    let open = || {
+        let engine = Engine::open_with(config(), Arc::new(clock.clone())).unwrap();
+        let service = DlqService::new(Some(DlqConfig::default()), Some(Arc::new(engine.clone())));
+        (engine, service)
+    };
+    let (engine, service) = open();
+    let ids: Vec<_> = ["orders", "mail", "orders", "mail"]
+        .map(|domain| engine.store(NewFailure::new(domain, "TIMEOUT")).unwrap().id)
+        .to_vec();
+    service.resolve_entry(ids[0], &resolve()).unwrap();
+    let failed = Completion::Failure { note: "down".into(), not_before: None };
+    for _ in 0..2 {
+        let acquired = engine.try_acquire_for_replay(ids[1], LEASE, false, None).unwrap();
+        engine.complete_replay(acquired.unwrap().0, &failed).unwrap();
+    }
+    clock.advance(Duration::from_millis(1));
+    service.archive_old_entries(Some(0), None).unwrap();
+    service.purge_archived(&PurgeSelection::Ids(vec![ids[0]]), None).unwrap();
+    let before = service.get_stats().unwrap();
+    assert_eq!(before.counters["mail"].replay_exhausted, 1);
+    assert_eq!(before.counters["orders"].purged, 1);
+    service.close().unwrap();
+    let closed = service.get_stats().unwrap_err();
+    assert!(matches!(closed, DlqError::Engine(Error::Closed)), "{closed:?}");
+    let (engine, service) = open();
+    assert_eq!(service.get_stats().unwrap(), before);
+    // Without closing, as after a crash of the process.
+    let storm = NewFailure::new("orders", "TIMEOUT");
+    engine.store(storm).unwrap();
+    let before = service.get_stats().unwrap();
+    let counters = before.counters.clone();
+    drop((engine, service));
+    assert_eq!(open().1.get_stats().unwrap().counters, counters);
+}
+
+/// How many times the disk is asked to do something while twenty entries expire.
+fn operations_of_expiry(batch_size: u32) -> u64 {
+    let disk = Simulated::new(3);
+    let engine = Engine::open_with(config(), Arc::new(disk.clone())).unwrap();
+    let now = engine.now();
+    for _ in 0..20 {
+        engine.store(NewFailure::new("orders", "TIMEOUT").expires_at(now)).unwrap();
+    }
+    disk.advance(HOUR);
+    let mut settings = DlqConfig::default();
+    settings.batch_size = batch_size;
+    let service = DlqService::new(Some(settings), Some(Arc::new(engine)));
+    let before = disk.operations();
+    assert_eq!(service.expire_entries(None).unwrap(), 20);
+    disk.operations() - before
+}
+
+#[test]
+fn expiry_writes_as_many_entries_at_a_time_as_the_batch_size_says() {
+    let (one, four, all) =
+        (operations_of_expiry(1), operations_of_expiry(4), operations_of_expiry(20));
+    assert!(one >= 4 * four && four > all, "{one}, {four} and {all} operations");
 }
