@@ -12,9 +12,9 @@ use deadletter::{
 
 use crate::store::config;
 
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-const LEASE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+const LEASE: Duration = Duration::from_mins(1);
 
 struct Fixture {
     service: DlqService,
@@ -57,8 +57,7 @@ fn over_all(test: impl Fn(&Fixture)) {
 }
 
 fn over_all_with(settings: &DlqConfig, test: impl Fn(&Fixture)) {
-    for (name, open) in REPOSITORIES {
-        eprintln!("over {name}");
+    for open in REPOSITORIES {
         let clock = Memory::new(1);
         let repository = open(&clock);
         let service = DlqService::new(Some(settings.clone()), Some(Arc::clone(&repository)));
@@ -71,9 +70,9 @@ fn over_all_with(settings: &DlqConfig, test: impl Fn(&Fixture)) {
 
 type Open = fn(&Memory) -> Arc<dyn FailedOperationRepository>;
 
-const REPOSITORIES: &[(&str, Open)] = &[
-    ("memory", |clock| Arc::new(MemoryRepository::with(config(), Arc::new(clock.clone())))),
-    ("engine", |clock| Arc::new(Engine::open_with(config(), Arc::new(clock.clone())).unwrap())),
+const REPOSITORIES: &[Open] = &[
+    |clock| Arc::new(MemoryRepository::with(config(), Arc::new(clock.clone()))),
+    |clock| Arc::new(Engine::open_with(config(), Arc::new(clock.clone())).unwrap()),
 ];
 
 fn ids(entries: &[Entry]) -> Vec<EntryId> {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use clap::Args;
 use deadletter::{
-    DlqService, DlqThrottleBatchReplayResult, ReplayOptions, Skip, ThrottleConfig, Timestamp,
+    DlqService, DlqThrottleBatchReplayResult, EarlyStop, ReplayOptions, Skip, ThrottleConfig,
+    Timestamp,
 };
 use serde::Serialize;
 
@@ -203,7 +204,7 @@ impl From<DlqThrottleBatchReplayResult> for Report {
             throttled: result.throttled,
             errors: result.errors,
             skips: result.skip_reasons,
-            early_stop_reason: result.early_stop_reason.map(|reason| reason.as_str()),
+            early_stop_reason: result.early_stop_reason.map(EarlyStop::as_str),
             remaining: result.remaining,
             next_due: result.next_due,
             retry_after: result.retry_after,

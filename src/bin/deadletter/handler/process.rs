@@ -10,7 +10,7 @@ use deadletter::ReplayAttempt;
 use crate::tee::Tee;
 
 /// How often the lease is extended while a program runs; leases hold for at least 5 minutes.
-const HEARTBEAT: Duration = Duration::from_secs(60);
+const HEARTBEAT: Duration = Duration::from_mins(1);
 
 /// What a program left.
 pub struct Ended {
