@@ -11,8 +11,11 @@ use serde::Serialize;
 
 use crate::args::stored_domain;
 use crate::failure::Exit;
-use crate::handler::{self, Stop};
+use crate::handler::{self, Brake, Stop};
 use crate::settings::{Context, Work};
+
+/// The reason to stop early that is a failure.
+const FAILED: &str = "failed";
 
 /// Replay what is due, oldest first
 ///
@@ -86,7 +89,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 
 pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
     context.require_store()?;
-    let stop = Stop::hold()?;
+    let stop = Stop::default();
     let handler = handler::handler(context, args.exec.as_deref(), &stop)?;
     let mut options = ReplayOptions::default();
     options.domain = args.domain.as_deref().map(stored_domain);
@@ -102,12 +105,10 @@ pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
     let mut exit = Exit::Done;
     context.with_service_for(Work::Stream, |service, _| {
         service.handlers().register_default(handler);
-        let throttle = service.throttle(args.rate)?;
-        let result = service.replay_all_throttle_aware(&throttle, &options)?;
-        let mut report = Report::from(result);
-        if stop.asked() {
-            report.early_stop_reason = Some("interrupted");
-        }
+        stop.hold()?;
+        let brake = Brake::new(service.throttle(args.rate)?, stop.clone());
+        let mut report = Report::from(service.replay_all_throttle_aware(&brake, &options)?);
+        report.tell_of(&stop);
         exit = report.exit();
         print(context, &report)
     })?;
@@ -212,9 +213,23 @@ impl From<DlqThrottleBatchReplayResult> for Report {
 }
 
 impl Report {
+    /// Says why it was really stopped, if it was: the service knows only that it had to stop.
+    fn tell_of(&mut self, stop: &Stop) {
+        if self.early_stop_reason.is_none() || self.early_stop_reason == Some(FAILED) {
+            return;
+        }
+        if let Some(reason) = stop.broken() {
+            self.early_stop_reason = Some(FAILED);
+            self.errors.push(reason.to_owned());
+        } else if stop.asked() {
+            self.early_stop_reason = Some("interrupted");
+            self.retry_after = None;
+        }
+    }
+
     fn exit(&self) -> Exit {
         match (self.early_stop_reason, self.failed) {
-            (Some("failed"), _) => Exit::Failed,
+            (Some(FAILED), _) => Exit::Failed,
             (Some(_), _) => Exit::Throttled,
             (None, 0) => Exit::Done,
             (None, _) => Exit::Failed,
