@@ -83,7 +83,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: f64 = number.parse().map_err(|_| "it is a number, such as 5 or 0.5".to_owned())?;
     let mut config = ThrottleConfig::default();
     config.rate_max = Some(rate);
-    config.check().map_err(|error| error.to_string())?;
+    config.check().map_err(|_| "it must be 0.001 to 100000".to_owned())?;
     Ok(rate)
 }
 
@@ -97,6 +97,9 @@ pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
     options.batch_size = Some(args.batch_size);
     options.max = args.max;
     options.jobs = args.jobs;
+    if !context.service_config().enabled {
+        context.output.warning("nothing is replayed: the setting enabled is false");
+    }
     if args.dry_run {
         let service = context.reading_service()?;
         service.handlers().register_default(handler);
@@ -145,7 +148,7 @@ fn print(context: &Context, report: &Report) -> Result<()> {
         return context.output.json(report);
     }
     let Report { processed, success, failed, skipped, throttled, .. } = report;
-    if *processed == 0 {
+    if *processed == 0 && report.remaining == 0 && report.early_stop_reason.is_none() {
         context.output.line("nothing is due")?;
     } else {
         let mut line = format!("{success} delivered, {failed} failed");
@@ -163,18 +166,30 @@ fn print(context: &Context, report: &Report) -> Result<()> {
         context.output.note(&crate::output::escape(error));
     }
     if let Some(reason) = report.early_stop_reason {
-        let mut line = format!("stopped early: {reason}");
+        let mut line = format!("stopped early: {}", stop_of(reason));
         if let Some(seconds) = report.retry_after {
             line.push_str(&format!("; come back in {seconds:.0} s"));
         }
         context.output.note(&line);
     }
     if report.remaining > 0 {
-        context.output.note(&format!("{} are still due", report.remaining));
+        context.output.note(&format!("still due: {}", report.remaining));
     } else if let Some(next_due) = report.next_due {
         context.output.note(&format!("the next one is due at {next_due}"));
     }
     Ok(())
+}
+
+/// Why a replay ended early, for a person; programs get the word.
+fn stop_of(reason: &'static str) -> &'static str {
+    match reason {
+        "emergency" => "the other side seems to be down",
+        "throttled" => "the other side asks to be left alone",
+        "no_permit" => "the throttle gave no permit in time",
+        "runs_alone" => "another replay is running an entry that must run alone",
+        FAILED => "it could not go on",
+        other => other,
+    }
 }
 
 /// Why an entry was passed over, and what to do about it.

@@ -143,3 +143,36 @@ fn a_program_that_goes_away_spends_nobodys_attempts() {
     assert_eq!(bench.run(["retry", "3", "--exec", &handler]).code, 1, "its own failure counts");
     assert_eq!(state(&bench, "3")[1], 1);
 }
+
+#[test]
+fn a_replay_says_why_it_did_nothing() {
+    let bench = Bench::new();
+    let off = [("DEADLETTER_ENABLED", "false")];
+    let words = |more: &[&str], variables: &[(&str, &str)]| {
+        let mut command = bench.command();
+        command.args(["replay", "--exec", "true"]).args(more).envs(variables.iter().copied());
+        finish(&mut command, None)
+    };
+    put(&bench, 1);
+    let run = words(&["--max", "0"], &[]);
+    assert_eq!((run.code, run.stdout.as_str()), (0, "0 delivered, 0 failed\n"), "{run:?}");
+    assert_eq!(run.stderr, "still due: 1\n");
+    for more in [&[][..], &["--dry-run"]] {
+        let run = words(more, &off);
+        assert_eq!(run.code, 0, "{run:?}");
+        assert!(run.stderr.contains("the setting enabled is false"), "{more:?} {run:?}");
+    }
+    let run = words(&["--rate", "0"], &[]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("0.001 to 100000") && !run.stderr.contains("rate_max"), "{run:?}");
+    assert_eq!(words(&[], &[]).stdout, "1 delivered, 0 failed\n");
+    let run = words(&[], &[]);
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("nothing is due\n", ""));
+    put(&bench, 2);
+    let busy = program(&bench, "busy", "#!/bin/sh\necho 'retry-after: 9'\nexit 75\n");
+    let run = bench.run(["--quiet", "replay", "--exec", &busy]);
+    assert_eq!((run.code, run.stderr.as_str()), (75, ""), "{run:?}");
+    let run = bench.run(["replay", "--exec", &busy]);
+    let stopped = "stopped early: the other side asks to be left alone; come back in 9 s\n";
+    assert!(run.stderr.contains(stopped), "{run:?}");
+}
