@@ -176,3 +176,16 @@ fn a_replay_says_why_it_did_nothing() {
     let stopped = "stopped early: the other side asks to be left alone; come back in 9 s\n";
     assert!(run.stderr.contains(stopped), "{run:?}");
 }
+
+#[test]
+fn a_refused_argument_is_escaped() {
+    let bench = Bench::new();
+    let hostile = "a\u{1b}[31mb\rc\u{9b}d\u{202e}e";
+    for args in [&["show", hostile][..], &["list", "--status", hostile], &[hostile]] {
+        let run = bench.run(args);
+        assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{run:?}");
+        let bad = |character: char| character != '\n' && character.is_control();
+        assert!(!run.stderr.contains(bad) && !run.stderr.contains('\u{202e}'), "{run:?}");
+        assert!(run.stderr.contains("b\\rc\\x9bd\\u{202e}e"), "{run:?}");
+    }
+}
