@@ -189,3 +189,21 @@ fn a_refused_argument_is_escaped() {
         assert!(run.stderr.contains("b\\rc\\x9bd\\u{202e}e"), "{run:?}");
     }
 }
+
+#[test]
+fn a_list_may_be_an_array_in_the_file() {
+    let bench = Bench::new();
+    let file = program(&bench, "settings.toml", "deny_keys = [\"token\", \"pin\"]\n");
+    let request = r#"{"token": "t-secret", "pin": 1234, "amount": 5}"#;
+    let args = ["put", "--domain", "d", "--type", "T", "--request", request, "--config", &file];
+    assert_eq!(bench.run(args).code, 0);
+    let entry = bench.run(["--json", "show", "last"]).stdout;
+    assert!(!entry.contains("t-secret") && !entry.contains("1234"), "{entry}");
+    assert!(entry.contains(r#""amount": 5"#), "{entry}");
+    for bad in ["deny_keys = [\"a,b\"]\n", "deny_keys = [[1]]\n", "lock_wait = [1, 2]\n"] {
+        let file = program(&bench, "bad.toml", bad);
+        let run = bench.run(["list", "--config", &file]);
+        assert_eq!(run.code, 2, "{bad} {run:?}");
+        assert!(run.stderr.contains(&bad[..9]), "{run:?}");
+    }
+}
