@@ -207,3 +207,18 @@ fn a_list_may_be_an_array_in_the_file() {
         assert!(run.stderr.contains(&bad[..9]), "{run:?}");
     }
 }
+
+#[test]
+fn a_captured_command_whose_directory_is_gone_says_so() {
+    let bench = Bench::new();
+    let place = bench.root.path().join("gone");
+    std::fs::create_dir(&place).unwrap();
+    let mut command = bench.command();
+    command.current_dir(&place).args(["run", "--", "sh", "-c", "exit 4"]);
+    assert_eq!(finish(&mut command, None).code, 4);
+    std::fs::remove_dir(&place).unwrap();
+    let (run, report) = replay(&bench, &[], &[]);
+    assert_eq!((run.code, counts(&report)), (1, [1, 0, 1, 0, 0, 0]), "{run:?}");
+    let error = report["errors"][0].as_str().unwrap();
+    assert!(error.contains("directory") && error.contains("gone"), "{error}");
+}
