@@ -9,6 +9,7 @@ mod replay;
 mod run;
 mod server;
 mod settings;
+mod trial;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;

@@ -60,7 +60,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are data, everything else is words; clap knows which.
-            let printed = error.print().and_then(|()| std::io::stdout().flush());
+            let printed = if error.use_stderr() && has_hostile_argument() {
+                output::report_usage(&error.render().to_string());
+                Ok(())
+            } else {
+                error.print().and_then(|()| std::io::stdout().flush())
+            };
             return match output::of_stdout(printed) {
                 Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
                 Err(failed) if !error.use_stderr() => {
@@ -78,6 +83,14 @@ fn main() -> ExitCode {
         }
         Err(_) => ExitCode::from(Exit::Bug as u8),
     }
+}
+
+/// Whether an argument would do more to a terminal than be read; clap repeats it as it is.
+fn has_hostile_argument() -> bool {
+    std::env::args_os().any(|argument| {
+        let argument = argument.to_string_lossy();
+        output::escape(&argument) != argument
+    })
 }
 
 fn dispatch(cli: &Cli) -> Result<u8> {

@@ -195,6 +195,13 @@ pub fn report_bug(place: &str) {
     say(&format!("error: this is a bug in deadletter ({}); please report it", escape(place)));
 }
 
+/// Prints what is wrong with the command line, which may repeat what somebody else wrote.
+pub fn report_usage(text: &str) {
+    for line in text.trim_end().lines() {
+        say(&escape(line));
+    }
+}
+
 /// Writes what a wrapped command said through to our stderr, as it is.
 pub fn pass_stderr(bytes: &[u8]) {
     // Nobody may be reading; the capture goes on all the same.

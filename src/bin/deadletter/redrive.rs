@@ -52,9 +52,11 @@ fn parse_text(text: &str) -> Result<String, Refusal> {
 
 pub fn redrive(context: &Context, args: &RedriveArgs) -> Result<Exit> {
     context.require_store()?;
-    let handler = handler::handler(context, args.exec.as_deref(), &Stop::hold()?)?;
+    let stop = Stop::default();
+    let handler = handler::handler(context, args.exec.as_deref(), &stop)?;
     let mut exit = Exit::Done;
     context.with_service(|service, act| {
+        stop.hold()?;
         service.handlers().register_default(handler);
         let id = context.id_of(service, args.id)?;
         let result = service.force_redrive_entry(id, &act.actor, &args.reason, &args.ticket)?;

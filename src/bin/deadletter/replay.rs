@@ -12,8 +12,11 @@ use serde::Serialize;
 
 use crate::args::stored_domain;
 use crate::failure::Exit;
-use crate::handler::{self, Stop};
+use crate::handler::{self, Brake, Stop};
 use crate::settings::{Context, Work};
+
+/// The reason to stop early that is a failure.
+const FAILED: &str = "failed";
 
 /// Replay what is due, oldest first
 ///
@@ -81,13 +84,13 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: f64 = number.parse().map_err(|_| "it is a number, such as 5 or 0.5".to_owned())?;
     let mut config = ThrottleConfig::default();
     config.rate_max = Some(rate);
-    config.check().map_err(|error| error.to_string())?;
+    config.check().map_err(|_| "it must be 0.001 to 100000".to_owned())?;
     Ok(rate)
 }
 
 pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
     context.require_store()?;
-    let stop = Stop::hold()?;
+    let stop = Stop::default();
     let handler = handler::handler(context, args.exec.as_deref(), &stop)?;
     let mut options = ReplayOptions::default();
     options.domain = args.domain.as_deref().map(stored_domain);
@@ -95,6 +98,9 @@ pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
     options.batch_size = Some(args.batch_size);
     options.max = args.max;
     options.jobs = args.jobs;
+    if !context.service_config().enabled {
+        context.output.warning("nothing is replayed: the setting enabled is false");
+    }
     if args.dry_run {
         let service = context.reading_service()?;
         service.handlers().register_default(handler);
@@ -103,12 +109,10 @@ pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
     let mut exit = Exit::Done;
     context.with_service_for(Work::Stream, |service, _| {
         service.handlers().register_default(handler);
-        let throttle = service.throttle(args.rate)?;
-        let result = service.replay_all_throttle_aware(&throttle, &options)?;
-        let mut report = Report::from(result);
-        if stop.asked() {
-            report.early_stop_reason = Some("interrupted");
-        }
+        stop.hold()?;
+        let brake = Brake::new(service.throttle(args.rate)?, stop.clone());
+        let mut report = Report::from(service.replay_all_throttle_aware(&brake, &options)?);
+        report.tell_of(&stop);
         exit = report.exit();
         print(context, &report)
     })?;
@@ -145,7 +149,7 @@ fn print(context: &Context, report: &Report) -> Result<()> {
         return context.output.json(report);
     }
     let Report { processed, success, failed, skipped, throttled, .. } = report;
-    if *processed == 0 {
+    if *processed == 0 && report.remaining == 0 && report.early_stop_reason.is_none() {
         context.output.line("nothing is due")?;
     } else {
         let mut line = format!("{success} delivered, {failed} failed");
@@ -163,18 +167,30 @@ fn print(context: &Context, report: &Report) -> Result<()> {
         context.output.note(&crate::output::escape(error));
     }
     if let Some(reason) = report.early_stop_reason {
-        let mut line = format!("stopped early: {reason}");
+        let mut line = format!("stopped early: {}", stop_of(reason));
         if let Some(seconds) = report.retry_after {
             line.push_str(&format!("; come back in {seconds:.0} s"));
         }
         context.output.note(&line);
     }
     if report.remaining > 0 {
-        context.output.note(&format!("{} are still due", report.remaining));
+        context.output.note(&format!("still due: {}", report.remaining));
     } else if let Some(next_due) = report.next_due {
         context.output.note(&format!("the next one is due at {next_due}"));
     }
     Ok(())
+}
+
+/// Why a replay ended early, for a person; programs get the word.
+fn stop_of(reason: &'static str) -> &'static str {
+    match reason {
+        "emergency" => "the other side seems to be down",
+        "throttled" => "the other side asks to be left alone",
+        "no_permit" => "the throttle gave no permit in time",
+        "runs_alone" => "another replay is running an entry that must run alone",
+        FAILED => "it could not go on",
+        other => other,
+    }
 }
 
 /// Why an entry was passed over, and what to do about it.
@@ -213,9 +229,23 @@ impl From<DlqThrottleBatchReplayResult> for Report {
 }
 
 impl Report {
+    /// Says why it was really stopped, if it was: the service knows only that it had to stop.
+    fn tell_of(&mut self, stop: &Stop) {
+        if self.early_stop_reason.is_none() || self.early_stop_reason == Some(FAILED) {
+            return;
+        }
+        if let Some(reason) = stop.broken() {
+            self.early_stop_reason = Some(FAILED);
+            self.errors.push(reason.to_owned());
+        } else if stop.asked() {
+            self.early_stop_reason = Some("interrupted");
+            self.retry_after = None;
+        }
+    }
+
     fn exit(&self) -> Exit {
         match (self.early_stop_reason, self.failed) {
-            (Some("failed"), _) => Exit::Failed,
+            (Some(FAILED), _) => Exit::Failed,
             (Some(_), _) => Exit::Throttled,
             (None, 0) => Exit::Done,
             (None, _) => Exit::Failed,

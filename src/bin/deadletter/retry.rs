@@ -27,9 +27,11 @@ pub struct RetryArgs {
 
 pub fn retry(context: &Context, args: &RetryArgs) -> Result<Exit> {
     context.require_store()?;
-    let handler = handler::handler(context, args.exec.as_deref(), &Stop::hold()?)?;
+    let stop = Stop::default();
+    let handler = handler::handler(context, args.exec.as_deref(), &stop)?;
     let mut exit = Exit::Done;
     context.with_service(|service, act| {
+        stop.hold()?;
         service.handlers().register_default(handler);
         let id = context.id_of(service, args.id)?;
         exit = print(context, &service.retry_entry(id, Some(act))?)?;

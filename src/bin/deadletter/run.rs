@@ -27,6 +27,8 @@ use crate::settings::Context;
 use child::{Ended, Outcome};
 use stdin::Kept;
 
+pub use signals::ignored_signals;
+
 /// How much of the last stderr line becomes the error message.
 const MESSAGE_CHARS_MAX: usize = 1000;
 

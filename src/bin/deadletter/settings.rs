@@ -220,6 +220,7 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>> {
         }
         let text = match &value {
             toml::Value::Table(table) => map_text(table),
+            toml::Value::Array(parts) => list_text(parts),
             _ => plain_text(&value),
         };
         let Some(text) = text else {
@@ -239,6 +240,13 @@ fn plain_text(value: &toml::Value) -> Option<String> {
         toml::Value::Boolean(flag) => Some(flag.to_string()),
         _ => None,
     }
+}
+
+/// An array as the text of a list: `a,b`. None if a part would not come back as it is.
+fn list_text(parts: &[toml::Value]) -> Option<String> {
+    let parts = parts.iter().map(plain_text).collect::<Option<Vec<_>>>()?;
+    let sound = parts.iter().all(|part| !part.contains(','));
+    sound.then(|| parts.join(","))
 }
 
 /// A table as the text of a map: `a=1,b=X|Y`. None if a part would not come back as it is.

@@ -1,6 +1,8 @@
 //! `--exec`: any program as the handler. It gets the entry as JSON on stdin.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +21,8 @@ const THROTTLED: i32 = 75;
 const RETRY_AFTER: &str = "retry-after:";
 /// The longest time that a program may ask for.
 const RETRY_AFTER_MAX_S: f64 = 30.0 * 24.0 * 3600.0;
+/// How much of a program is read to see what it is: as much as the system reads.
+const START_BYTES_MAX: u64 = 256;
 
 /// Runs a program for each entry.
 pub struct Exec {
@@ -35,6 +39,10 @@ impl Exec {
         let (program, arguments) = words(text)?;
         let program = find(&program)
             .ok_or_else(|| Refusal::usage(format!("--exec {program}: no such program to run")))?;
+        if let Some(reason) = why_not(&program) {
+            let message = format!("--exec {}: {reason}", program.display());
+            return Err(Refusal::usage(message).into());
+        }
         Ok(Self { program, arguments, quiet, stop })
     }
 }
@@ -65,7 +73,11 @@ impl ReplayHandler for Exec {
                 let colon = if said.is_empty() { "" } else { ": " };
                 Outcome::failure(format!("{}{colon}{said}", ended.status))
             }
-            Err(reason) => Outcome::failure(reason),
+            Err(reason) => {
+                // It could start when we looked, so it is no entry's fault that it cannot now.
+                self.stop.give_up(reason.clone());
+                Outcome::Throttled { retry_after: Some(super::STOPPED), note: reason }
+            }
         }
     }
 }
@@ -97,6 +109,23 @@ fn is_executable(path: &Path) -> bool {
     let no_name = path.as_os_str().as_bytes().is_empty();
     let access = rustix::fs::access(path, rustix::fs::Access::EXEC_OK);
     !no_name && path.is_file() && access.is_ok()
+}
+
+/// Why the system would not start a file that may be executed, as far as its first bytes say.
+fn why_not(path: &Path) -> Option<String> {
+    let mut start = Vec::new();
+    // What can be executed and not read is left to the system.
+    File::open(path).ok()?.take(START_BYTES_MAX).read_to_end(&mut start).ok()?;
+    if let Some(line) = start.strip_prefix(b"#!") {
+        let line = line.split(|byte| *byte == b'\n').next()?.trim_ascii_start();
+        let name = line.split(|byte| matches!(byte, b' ' | b'\t')).next()?;
+        let interpreter = Path::new(OsStr::from_bytes(name));
+        let reason = format!("its first line names {}, which cannot be run", interpreter.display());
+        return (!is_executable(interpreter)).then_some(reason);
+    }
+    // A shell tells a script from a program in the same way.
+    let is_text = !start.contains(&0);
+    is_text.then(|| "it has no first line that says what runs it, such as #!/bin/sh".to_owned())
 }
 
 /// What the last line of stdout asks for.

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 
 use deadletter::{Entry, Outcome, ReplayAttempt, ReplayHandler, Verdict};
@@ -61,7 +62,12 @@ impl ReplayHandler for Rerun {
             .envs(env)
             .env("DEADLETTER_ID", entry.operation.id.to_string())
             .env("DEADLETTER_ATTEMPT", attempt.number().to_string());
-        if let Some(cwd) = cwd {
+        if let Some(cwd) = cwd.map(PathBuf::from) {
+            // The system would only say that there is no such file, as if the program were gone.
+            if !cwd.is_dir() {
+                let place = cwd.display();
+                return Outcome::failure(format!("its working directory {place} is not there"));
+            }
             command.current_dir(cwd);
         }
         match process::run(command, stdin, self.quiet, attempt) {
