@@ -1,12 +1,13 @@
 //! Replays what is due: runs captured commands again, or a program of the user's.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 use anyhow::Result;
 use clap::Args;
 use deadletter::{
-    DlqService, DlqThrottleBatchReplayResult, EarlyStop, ReplayOptions, Skip, ThrottleConfig,
-    Timestamp,
+    DlqEvent, DlqService, DlqThrottleBatchReplayResult, EarlyStop, ReplayOptions, Skip,
+    ThrottleConfig, Timestamp,
 };
 use serde::Serialize;
 
@@ -110,6 +111,7 @@ pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
     context.with_service_for(Work::Stream, |service, _| {
         service.handlers().register_default(handler);
         stop.hold()?;
+        show_progress(context, service, &options)?;
         let brake = Brake::new(service.throttle(args.rate)?, stop.clone());
         let mut report = Report::from(service.replay_all_throttle_aware(&brake, &options)?);
         report.tell_of(&stop);
@@ -117,6 +119,27 @@ pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
         print(context, &report)
     })?;
     Ok(exit)
+}
+
+/// Draws a bar that moves with each attempt that ends.
+fn show_progress(context: &Context, service: &DlqService, options: &ReplayOptions) -> Result<()> {
+    let due = service.count_due(options)?;
+    let total = options.max.map_or(due, |max| due.min(max));
+    let progress = Mutex::new((0, context.output.progress("replaying")));
+    service.on_event(move |record| {
+        let ends = matches!(
+            record.event,
+            DlqEvent::DlqReplayCompleted { .. }
+                | DlqEvent::DlqReplayFailed { .. }
+                | DlqEvent::DlqReplayThrottled { .. }
+        );
+        if let (true, Ok(mut progress)) = (ends, progress.lock()) {
+            let (done, bar) = &mut *progress;
+            *done += 1;
+            bar.set(*done, total);
+        }
+    });
+    Ok(())
 }
 
 /// Says what a replay would try now. Nothing is leased and nothing runs.

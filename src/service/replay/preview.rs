@@ -25,6 +25,18 @@ pub struct ReplayPreview {
 }
 
 impl DlqService {
+    /// How many entries are due now for a replay with these options.
+    ///
+    /// # Errors
+    ///
+    /// When the repository cannot be read.
+    pub fn count_due(&self, options: &ReplayOptions) -> DlqResult<u64> {
+        let repository = self.repository()?;
+        let scope = options.scope();
+        let (domain, failure_type) = (scope.domain.as_deref(), scope.failure_type.as_deref());
+        Ok(repository.count(&due(repository.now(), domain, failure_type))?)
+    }
+
     /// Says what [`replay_all_throttle_aware`](Self::replay_all_throttle_aware) would do with
     /// these options if the throttle let it. The handlers are asked whether they would take an
     /// entry; nothing is leased, nothing runs and nothing changes. Leases that have ended count
@@ -41,9 +53,10 @@ impl DlqService {
         let repository = self.repository()?;
         let scope = options.scope();
         let (domain, failure_type) = (scope.domain.as_deref(), scope.failure_type.as_deref());
-        let filter = due(repository.now(), domain, failure_type);
+        let now = repository.now();
+        let filter = due(now, domain, failure_type);
         let attempts = options.max.unwrap_or(u64::MAX);
-        let remaining = repository.count(&filter)?;
+        let remaining = self.count_due(options)?;
         let mut preview = ReplayPreview { remaining, ..ReplayPreview::default() };
         let mut page =
             Page { order: Order::Oldest, offset: 0, limit: PAGE_ENTRIES, after: options.after };
@@ -54,6 +67,11 @@ impl DlqService {
             for entry in entries {
                 if preview.due == attempts {
                     break;
+                }
+                if entry.operation.expires_at.is_some_and(|at| at < now) {
+                    // A replay lets it expire instead.
+                    preview.skipped += 1;
+                    continue;
                 }
                 match self.admit(&*repository, &config, &entry) {
                     Admission::Run(_) => preview.due += 1,

@@ -378,3 +378,18 @@ fn a_disabled_store_replays_nothing() {
     assert_eq!(run.json()["error"], "disabled");
     assert_eq!(show(&bench, &id)["status"], "pending");
 }
+
+#[test]
+fn a_preview_passes_over_what_a_replay_would_let_expire() {
+    let bench = Bench::new();
+    put(&bench, &["--expires-in", "0"]);
+    let lasting = put(&bench, &[]);
+    let handler = script(&bench, "ok", "exit 0");
+    let exec = ["--exec", handler.as_str()];
+    let dry = replay(&bench, &[&exec[..], &["--dry-run"]].concat());
+    assert_eq!(counts(&dry.1), [1, 0, 0, 1, 0], "{:?}", dry.0);
+    let real = replay(&bench, &exec);
+    assert_eq!(counts(&real.1), [2, 1, 0, 1, 0], "{:?}", real.0);
+    assert_eq!(show(&bench, &lasting)["status"], "resolved");
+    assert_eq!(show(&bench, "1")["status"], "expired");
+}
