@@ -39,9 +39,14 @@ const PANIC_CHARS_MAX: usize = 200;
 /// Asks a handler for something, outside of all locks. If it panics, the error is a note that
 /// says so.
 pub(crate) fn contain<T>(ask: impl FnOnce() -> T) -> Result<T, String> {
+    contain_of("handler", ask)
+}
+
+/// As [`contain`], of something else that the host brings.
+pub(crate) fn contain_of<T>(what: &str, ask: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(ask)).map_err(|panic| {
         let text: String = panic_text(&*panic).chars().take(PANIC_CHARS_MAX).collect();
-        format!("handler panicked: {text}")
+        format!("{what} panicked: {text}")
     })
 }
 
