@@ -105,12 +105,13 @@ impl Outcome {
 }
 
 /// One attempt, as its handler sees it.
-#[derive(Debug)]
 pub struct ReplayAttempt<'a> {
     entry: &'a Entry,
     leased: Leased,
     lease: Duration,
     repository: &'a dyn FailedOperationRepository,
+    /// Keeps the leases of those who wait for this one.
+    renew: Option<&'a (dyn Fn() + Sync)>,
 }
 
 impl<'a> ReplayAttempt<'a> {
@@ -119,8 +120,9 @@ impl<'a> ReplayAttempt<'a> {
         leased: Leased,
         lease: Duration,
         repository: &'a dyn FailedOperationRepository,
+        renew: Option<&'a (dyn Fn() + Sync)>,
     ) -> Self {
-        Self { entry, leased, lease, repository }
+        Self { entry, leased, lease, repository, renew }
     }
 
     /// The entry.
@@ -142,7 +144,20 @@ impl<'a> ReplayAttempt<'a> {
     /// Keeps the lease for its whole length from now on. False when it has already ended, so that
     /// the outcome will not be taken.
     pub fn heartbeat(&self) -> bool {
+        if let Some(renew) = self.renew {
+            renew();
+        }
         self.repository.extend_lease(self.leased, self.lease)
+    }
+}
+
+impl fmt::Debug for ReplayAttempt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayAttempt")
+            .field("entry", &self.entry)
+            .field("leased", &self.leased)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
     }
 }
 

@@ -203,7 +203,7 @@ impl DlqService {
         else {
             return Ok(refused("somebody else was faster"));
         };
-        let ended = run(repository, config, &*handler, &entry, leased);
+        let ended = run(repository, config, &*handler, &entry, leased, None);
         permit.tell(ended.feedback());
         let entry = match repository.complete_replay(leased, &ended.completion) {
             Ok(entry) => entry,
