@@ -8,6 +8,7 @@ mod replay;
 mod run;
 mod server;
 mod settings;
+mod stubborn;
 
 use std::ffi::OsStr;
 use std::io::Write as _;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use clap::Args;
 use deadletter::{
-    AdaptiveThrottle, DlqService, DlqThrottleBatchReplayResult, ReplayOptions, Skip,
-    ThrottleConfig, Timestamp,
+    AdaptiveThrottle, DlqService, DlqThrottleBatchReplayResult, Emergency, Feedback, Permit,
+    ReplayOptions, Skip, Throttle, ThrottleConfig, ThrottleStats, Timestamp,
 };
 use serde::Serialize;
 
@@ -75,6 +75,32 @@ struct Report {
     skips: BTreeMap<Skip, u64>,
 }
 
+/// A throttle that calls it an emergency when the user asked us to stop: then nothing more is
+/// started, nor waited for.
+#[derive(Debug)]
+struct Stoppable {
+    throttle: AdaptiveThrottle,
+    stop: Stop,
+}
+
+impl Throttle for Stoppable {
+    fn permit(&self, now_ms: u64) -> Permit {
+        self.throttle.permit(now_ms)
+    }
+
+    fn feedback(&self, feedback: Feedback, latency_ms: u64, now_ms: u64) {
+        self.throttle.feedback(feedback, latency_ms, now_ms);
+    }
+
+    fn emergency(&self, now_ms: u64) -> Emergency {
+        if self.stop.asked() { Emergency::Emergency } else { self.throttle.emergency(now_ms) }
+    }
+
+    fn stats(&self, now_ms: u64) -> ThrottleStats {
+        self.throttle.stats(now_ms)
+    }
+}
+
 /// Attempts per second, written `5` or `5/s`.
 fn parse_rate(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
@@ -104,6 +130,7 @@ pub fn replay(context: &Context, args: &ReplayArgs) -> Result<Exit> {
     context.with_service_for(Work::Stream, |service, _| {
         service.handlers().register_default(handler);
         let throttle = AdaptiveThrottle::new(throttle_config(args))?;
+        let throttle = Stoppable { throttle, stop: stop.clone() };
         let result = service.replay_all_throttle_aware(&throttle, &options)?;
         let mut report = Report::from(result);
         if stop.asked() {
