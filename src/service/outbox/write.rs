@@ -289,5 +289,6 @@ fn settle(flight: Flight<'_>, settled: Vec<(Item, Fate)>) -> Told {
     state.counts.failed += failed;
     state.counts.duplicates += duplicates;
     drop(state);
+    drop(flight);
     told
 }
