@@ -39,9 +39,14 @@ const PANIC_CHARS_MAX: usize = 200;
 /// Asks a handler for something, outside of all locks. If it panics, the error is a note that
 /// says so.
 pub(crate) fn contain<T>(ask: impl FnOnce() -> T) -> Result<T, String> {
+    contain_of("handler", ask)
+}
+
+/// As [`contain`], of something else that the host brings.
+pub(crate) fn contain_of<T>(what: &str, ask: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(ask)).map_err(|panic| {
         let text: String = panic_text(&*panic).chars().take(PANIC_CHARS_MAX).collect();
-        format!("handler panicked: {text}")
+        format!("{what} panicked: {text}")
     })
 }
 
@@ -100,12 +105,13 @@ impl Outcome {
 }
 
 /// One attempt, as its handler sees it.
-#[derive(Debug)]
 pub struct ReplayAttempt<'a> {
     entry: &'a Entry,
     leased: Leased,
     lease: Duration,
     repository: &'a dyn FailedOperationRepository,
+    /// Keeps the leases of those who wait for this one.
+    renew: Option<&'a (dyn Fn() + Sync)>,
 }
 
 impl<'a> ReplayAttempt<'a> {
@@ -114,8 +120,9 @@ impl<'a> ReplayAttempt<'a> {
         leased: Leased,
         lease: Duration,
         repository: &'a dyn FailedOperationRepository,
+        renew: Option<&'a (dyn Fn() + Sync)>,
     ) -> Self {
-        Self { entry, leased, lease, repository }
+        Self { entry, leased, lease, repository, renew }
     }
 
     /// The entry.
@@ -137,7 +144,20 @@ impl<'a> ReplayAttempt<'a> {
     /// Keeps the lease for its whole length from now on. False when it has already ended, so that
     /// the outcome will not be taken.
     pub fn heartbeat(&self) -> bool {
+        if let Some(renew) = self.renew {
+            renew();
+        }
         self.repository.extend_lease(self.leased, self.lease)
+    }
+}
+
+impl fmt::Debug for ReplayAttempt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayAttempt")
+            .field("entry", &self.entry)
+            .field("leased", &self.leased)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
     }
 }
 

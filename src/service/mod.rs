@@ -238,8 +238,9 @@ impl DlqService {
     pub fn set_config(&self, config: DlqConfig) -> DlqResult<()> {
         config.check()?;
         self.inner.follows_settings.store(false, Ordering::Release);
-        self.inner.replace_config(config);
-        self.inner.note(Trouble::Settings, None);
+        self.inner.put_config(config);
+        self.inner.condition().set(Trouble::Settings, None);
+        self.inner.settle_health();
         self.inner.outbox.notify();
         Ok(())
     }
@@ -336,9 +337,8 @@ impl Inner {
         self.closed.load(Ordering::Acquire)
     }
 
-    fn replace_config(&self, config: DlqConfig) {
+    fn put_config(&self, config: DlqConfig) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-        self.settle_health();
     }
 
     fn condition(&self) -> std::sync::MutexGuard<'_, Condition> {

@@ -155,11 +155,11 @@ impl Access {
         }
     }
 
-    fn fail(&self, error: Error) -> Error {
+    fn fail(&self, error: Error) -> Arc<Error> {
         let source = Arc::new(error);
         let next_ms = self.monotonic_ms().saturating_add(RETRY_MS);
         self.state().failed = Some((Arc::clone(&source), next_ms));
-        Error::NotOpen { source }
+        source
     }
 }
 
@@ -172,7 +172,7 @@ impl Inner {
         }
         // Only a first opening is waited for: it may be long, and later ones fail often.
         let failed_before = access.state().failed.clone();
-        let _turn = match (access.turn.try_lock(), failed_before) {
+        let turn = match (access.turn.try_lock(), failed_before) {
             (Ok(turn), _) => turn,
             (Err(TryLockError::Poisoned(turn)), _) => turn.into_inner(),
             (Err(TryLockError::WouldBlock), Some((source, _))) => {
@@ -186,19 +186,24 @@ impl Inner {
             return Ok(repository);
         }
         access.recent_failure()?;
-        match self.open_now() {
+        let opened = self.open_now().map_err(|(trouble, error)| (trouble, access.fail(error)));
+        if let Ok(repository) = &opened {
+            let mut state = access.state();
+            (state.repository, state.failed) = (Some(Arc::clone(repository)), None);
+        }
+        // Whoever hears of it may use the service, so nothing is held any more.
+        drop(turn);
+        match opened {
             Ok(repository) => {
-                let mut state = access.state();
-                (state.repository, state.failed) = (Some(Arc::clone(&repository)), None);
-                drop(state);
-                self.note(Trouble::Open, None);
-                self.note(Trouble::Store, None);
+                self.condition().set(Trouble::Open, None);
+                self.condition().set(Trouble::Store, None);
+                self.settle_health();
                 Ok(repository)
             }
-            Err((trouble, error)) => {
-                tracing::warn!(error = super::health::chain(&error), "the store does not open");
-                self.note(trouble, Some(&error));
-                Err(access.fail(error))
+            Err((trouble, source)) => {
+                tracing::warn!(error = super::health::chain(&source), "the store does not open");
+                self.note(trouble, Some(&source));
+                Err(Error::NotOpen { source })
             }
         }
     }
@@ -215,14 +220,15 @@ impl Inner {
         opened.map_err(|error| (Trouble::Open, error))
     }
 
-    /// Takes over what the variables say now, unless the host gave settings of its own.
+    /// Takes over what the variables say now, unless the host gave settings of its own. Whoever
+    /// calls settles the health, once nothing is held.
     fn take_settings(&self, settings: Settings) -> Result<Config, (Trouble, Error)> {
         if self.follows_settings() {
             if let Some(error) = settings.service_error {
                 return Err((Trouble::Settings, error));
             }
-            self.replace_config(settings.service);
-            self.note(Trouble::Settings, None);
+            self.put_config(settings.service);
+            self.condition().set(Trouble::Settings, None);
         }
         match (settings.engine, settings.engine_error) {
             (Some(config), None) => Ok(config),

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -75,7 +75,8 @@ pub(super) struct Outbox {
     state: Mutex<State>,
     /// Told when something came, settled, or ended.
     changed: Condvar,
-    /// Guards the turn to write; held meanwhile, so that order is kept.
+    /// Guards the turn to write; held meanwhile, so that order is kept. Listeners hear of trouble
+    /// meanwhile, so the thread that has it never waits for it.
     turn: Mutex<()>,
     /// Guards the thread.
     worker: Mutex<Option<JoinHandle<()>>>,
@@ -88,6 +89,8 @@ struct State {
     counts: Counts,
     /// Nothing is written before this.
     retry_at_ms: u64,
+    /// Who has the turn to write.
+    writer: Option<ThreadId>,
     /// Somebody waits until all is written.
     flush: bool,
     /// The share of refused failures was told.
@@ -393,12 +396,12 @@ impl Inner {
             let now_ms = self.access.monotonic_ms();
             let plan = self.outbox.state().plan(now_ms, &self.config());
             match plan {
-                Plan::Write => self.write_batch(),
+                Plan::Write if self.write_batch() => {}
                 Plan::WaitUntil(Some(until_ms)) if now_ms < deadline_ms => {
                     let until_ms = until_ms.min(deadline_ms);
                     self.access.wait(Duration::from_millis(until_ms.saturating_sub(now_ms)));
                 }
-                Plan::WaitUntil(_) | Plan::End => return,
+                Plan::Write | Plan::WaitUntil(_) | Plan::End => return,
             }
             if self.access.monotonic_ms() > deadline_ms {
                 return;

@@ -9,7 +9,8 @@ use crate::entry::NewFailure;
 static SERVICE: Mutex<Option<Arc<DlqService>>> = Mutex::new(None);
 
 /// The service of the process, with the settings of the environment; the same one until it is
-/// reset. Never fails: see [`DlqService::new`].
+/// reset. Never fails: see [`DlqService::new`]. Nobody closes it at the end of the process, so a
+/// host that uses the outbox calls [`reset_dlq_service`] before, or loses what waits there.
 pub fn get_dlq_service() -> Arc<DlqService> {
     let mut service = SERVICE.lock().unwrap_or_else(PoisonError::into_inner);
     Arc::clone(service.get_or_insert_with(|| Arc::new(DlqService::new(None, None))))

@@ -128,7 +128,7 @@ impl DlqService {
         entry: &Entry,
         (leased, previous_retry_count): (Leased, u32),
     ) -> DlqResult<RetryResult> {
-        let ended = run(repository, config, &**handler, entry, leased);
+        let ended = run(repository, config, &**handler, entry, leased, None);
         let entry = match repository.complete_replay(leased, &ended.completion) {
             Ok(entry) => entry,
             Err(error @ Error::LeaseLost { .. }) => {

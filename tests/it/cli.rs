@@ -9,6 +9,7 @@ mod replay;
 mod run;
 mod server;
 mod settings;
+mod stubborn;
 mod trial;
 
 use std::ffi::{OsStr, OsString};

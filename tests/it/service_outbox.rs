@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::faulty::Faulty;
-use crate::service_store::{events, named};
+use crate::service_store::{events, in_time, named};
 
 /// Longer than anything takes that is not stuck.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -79,6 +79,61 @@ fn a_queued_failure_has_a_receipt_and_becomes_an_entry() {
     let result = receipt.wait_timeout(Duration::ZERO).unwrap();
     assert!(result.success && result.dlq_id.is_some());
     assert_eq!(result.durability, Reached::Synced);
+    check(&service.outbox_stats());
+}
+
+/// What a listener may do while the host's own thread writes.
+fn check_listener(work: impl Fn(&DlqService) + Send + Sync + 'static) {
+    let repository = Faulty::new();
+    let service = manual(&repository, &[("outbox_batch_size", "2")]);
+    let inside = service.clone();
+    service.on_event(move |_| work(&inside));
+    let receipts: Vec<_> = (0..4).map(|number| receipt(&service, number)).collect();
+    let asked = service.clone();
+    in_time(move || asked.step()).unwrap();
+    let asked = service.clone();
+    in_time(move || asked.close()).unwrap();
+    assert!(receipts.iter().all(|receipt| receipt.result().is_some()), "{receipts:?}");
+    let stats = service.outbox_stats();
+    check(&stats);
+    assert_eq!((stats.entries_written, repository.files()), (4, 0), "{stats:?}");
+}
+
+#[test]
+fn a_listener_may_step() {
+    check_listener(|service| {
+        let _ = service.step();
+    });
+}
+
+#[test]
+fn a_listener_may_flush() {
+    check_listener(|service| {
+        service.flush_and_wait(LIMIT);
+    });
+}
+
+#[test]
+fn a_listener_may_close() {
+    check_listener(|service| service.close().unwrap());
+}
+
+#[test]
+fn a_listener_may_flush_while_the_store_is_sick() {
+    let repository = Faulty::new();
+    let service = manual(&repository, &[("outbox_batch_size", "2")]);
+    let inside = service.clone();
+    service.on_event(move |_| {
+        inside.flush_and_wait(Duration::ZERO);
+    });
+    repository.fail_stores(true);
+    let receipts: Vec<_> = (0..4).map(|number| receipt(&service, number)).collect();
+    let asked = service.clone();
+    in_time(move || asked.step()).unwrap();
+    repository.fail_stores(false);
+    let asked = service.clone();
+    in_time(move || asked.flush_and_wait(LIMIT));
+    assert!(receipts.iter().all(|receipt| receipt.result().is_some()), "{receipts:?}");
     check(&service.outbox_stats());
 }
 

@@ -3,13 +3,13 @@
 
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use deadletter::{
-    DlqConfig, DlqError, DlqService, Durability, EntryId, Env, Error, FailedOperationRepository,
-    HealthStatus, Json, Memory, MemoryRepository, NewFailure, Reached, StoreMode, StoreOptions,
-    TestEntry, Timestamp,
+    DlqConfig, DlqError, DlqEvent, DlqService, Durability, EntryId, Env, Error,
+    FailedOperationRepository, HealthStatus, Json, Memory, MemoryRepository, NewFailure, Reached,
+    StoreMode, StoreOptions, TestEntry, Timestamp,
 };
 use serde_json::{Value, json};
 
@@ -29,6 +29,13 @@ fn config(settings: &[(&str, &str)]) -> DlqConfig {
 
 fn service_over(repository: &Arc<Faulty>, settings: &[(&str, &str)]) -> DlqService {
     DlqService::new(Some(config(settings)), Some(repository.clone()))
+}
+
+/// Does something that must not wait for itself.
+pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, waits) = mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    waits.recv_timeout(Duration::from_secs(20)).expect("it waits for itself")
 }
 
 /// The events from now on, as JSON.
@@ -333,6 +340,41 @@ fn a_store_that_does_not_open_is_tried_again_after_a_second() {
     assert!(service.store_failure(failure()).success);
     assert_eq!((service.health().status, *opened.lock().unwrap()), (HealthStatus::Ok, 2));
     assert_eq!(env.list("/store/fallback".as_ref()).unwrap().len(), 3);
+}
+
+/// A host that writes every event down with the service itself is called while nothing is held.
+#[test]
+fn a_listener_may_use_a_service_that_does_not_open() {
+    let (env, fails, opened) = (Memory::new(1), Arc::new(AtomicBool::new(true)), Arc::default());
+    let service = opening(&env, &fails, &opened);
+    let (inside, results) = (service.clone(), Arc::new(Mutex::new(Vec::new())));
+    let list = Arc::clone(&results);
+    service.on_event(move |record| {
+        if matches!(record.event, DlqEvent::DlqHealthChanged { .. }) {
+            list.lock().unwrap().push(inside.store_failure(failure()));
+        }
+    });
+    let asked = service.clone();
+    let result = in_time(move || asked.store_failure(failure()));
+    assert!(result.is_fallback(), "{result:?}");
+    assert!(results.lock().unwrap()[0].is_fallback());
+    assert_eq!(*opened.lock().unwrap(), 1, "the listener did not try again at once");
+    fails.store(false, Ordering::SeqCst);
+    env.advance(Duration::from_secs(1));
+    let asked = service.clone();
+    assert!(in_time(move || asked.store_failure(failure())).success);
+    assert!(results.lock().unwrap()[1].success);
+}
+
+#[test]
+fn a_listener_may_close_a_service_that_does_not_open() {
+    let (env, fails, opened) = (Memory::new(1), Arc::new(AtomicBool::new(true)), Arc::default());
+    let service = opening(&env, &fails, &opened);
+    let inside = service.clone();
+    service.on_event(move |_| inside.close().unwrap());
+    let asked = service.clone();
+    assert!(in_time(move || asked.store_failure(failure())).is_fallback());
+    assert_eq!(service.health().status, HealthStatus::Closed);
 }
 
 #[test]

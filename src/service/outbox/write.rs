@@ -1,8 +1,11 @@
 //! Writing a batch of the outbox, and what becomes of each of its failures.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::thread::ThreadId;
 
+use super::super::caller::LateCaller;
 use super::super::health::{Trouble, chain};
 use super::super::receipt::{QueuedReceipt, wake};
 use super::super::store::Refused;
@@ -20,6 +23,19 @@ struct Flight<'a> {
     items: Vec<Item>,
 }
 
+/// The turn to write.
+struct Turn<'a> {
+    outbox: &'a Outbox,
+    _held: MutexGuard<'a, ()>,
+}
+
+/// Who is to hear of a batch, once nothing is held.
+#[derive(Default)]
+struct Told {
+    stored: Vec<(Stored, Box<NewFailure>, Option<LateCaller>)>,
+    wakers: Vec<Waker>,
+}
+
 /// Where a failure ended up.
 enum Fate {
     Written(Stored),
@@ -28,12 +44,30 @@ enum Fate {
 }
 
 impl Outbox {
+    /// Waits for the turn to write. None when this thread has it: a listener asks that was called
+    /// because of the batch that is being written.
+    fn take_turn(&self) -> Option<Turn<'_>> {
+        let thread: ThreadId = std::thread::current().id();
+        if self.state().writer == Some(thread) {
+            return None;
+        }
+        let held = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state().writer = Some(thread);
+        Some(Turn { outbox: self, _held: held })
+    }
+
     fn take(&self, len_max: usize) -> Flight<'_> {
         let mut state = self.state();
         let len = state.waiting.len().min(len_max);
         let items: Vec<Item> = state.waiting.drain(..len).collect();
         state.counts.in_flight += items.len() as u64;
         Flight { outbox: self, items }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.outbox.state().writer = None;
     }
 }
 
@@ -51,12 +85,13 @@ impl Drop for Flight<'_> {
 
 impl Inner {
     /// Writes one batch. Its failures are settled afterwards, or wait again for a later attempt.
-    pub fn write_batch(&self) {
-        let _turn = self.outbox.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    /// False, and nothing happens, when this thread is writing one already.
+    pub fn write_batch(&self) -> bool {
+        let Some(turn) = self.outbox.take_turn() else { return false };
         let len_max = usize::try_from(self.config().outbox_batch_size).unwrap_or(usize::MAX);
         let mut flight = self.outbox.take(len_max);
         if flight.items.is_empty() {
-            return;
+            return true;
         }
         let mut settled = Vec::with_capacity(flight.items.len());
         let unable = match self.open() {
@@ -81,7 +116,10 @@ impl Inner {
                 self.outbox.state().retry_at_ms = 0;
             }
         }
-        self.settle(flight, settled);
+        let told = settle(flight, settled);
+        drop(turn);
+        self.tell_settled(told);
+        true
     }
 
     /// Spills what nobody writes any more.
@@ -93,7 +131,7 @@ impl Inner {
         let mut settled = Vec::with_capacity(flight.items.len());
         let reason = "the service was closed before the store took it";
         self.spill_items(reason, &mut flight.items, &mut settled);
-        self.settle(flight, settled);
+        self.tell_settled(settle(flight, settled));
     }
 
     /// Writes the items and moves those that are settled; answers with why the others are not.
@@ -211,45 +249,46 @@ impl Inner {
         }
     }
 
-    /// Counts what is settled and tells those who wait. The counters change in one step.
-    fn settle(&self, flight: Flight<'_>, settled: Vec<(Item, Fate)>) {
-        let mut wakers = Vec::new();
-        let mut stored = Vec::new();
-        let outbox = flight.outbox;
-        let mut counts = [0, 0, 0, 0];
-        for (item, fate) in settled {
-            let result = match fate {
-                Fate::Written(one) => {
-                    counts[0] += 1;
-                    counts[3] += u64::from(one.duplicate);
-                    let result = DlqEntryResult::stored(one.clone());
-                    stored.push((one, item.failure, item.caller));
-                    result
-                }
-                Fate::Spilled(result) => {
-                    counts[1] += 1;
-                    result
-                }
-                Fate::Failed(result) => {
-                    counts[2] += 1;
-                    result
-                }
-            };
-            wakers.extend(QueuedReceipt::resolve(&item.receipt, result));
-        }
-        {
-            let [written, spilled, failed, duplicates] = counts;
-            let mut state = outbox.state();
-            state.counts.in_flight -= written + spilled + failed;
-            state.counts.written += written;
-            state.counts.spilled += spilled;
-            state.counts.failed += failed;
-            state.counts.duplicates += duplicates;
-        }
-        drop(flight);
-        for (stored, failure, caller) in stored {
+    fn tell_settled(&self, told: Told) {
+        for (stored, failure, caller) in told.stored {
             self.tell_stored(&stored, &failure, caller.as_ref());
         }
-        wake(wakers);
+        wake(told.wakers);
     }
+}
+
+/// Counts what is settled; the rest waits again. The counters change in one step.
+fn settle(flight: Flight<'_>, settled: Vec<(Item, Fate)>) -> Told {
+    let mut told = Told::default();
+    let mut counts = [0, 0, 0, 0];
+    for (item, fate) in settled {
+        let result = match fate {
+            Fate::Written(one) => {
+                counts[0] += 1;
+                counts[3] += u64::from(one.duplicate);
+                let result = DlqEntryResult::stored(one.clone());
+                told.stored.push((one, item.failure, item.caller));
+                result
+            }
+            Fate::Spilled(result) => {
+                counts[1] += 1;
+                result
+            }
+            Fate::Failed(result) => {
+                counts[2] += 1;
+                result
+            }
+        };
+        told.wakers.extend(QueuedReceipt::resolve(&item.receipt, result));
+    }
+    let [written, spilled, failed, duplicates] = counts;
+    let mut state = flight.outbox.state();
+    state.counts.in_flight -= written + spilled + failed;
+    state.counts.written += written;
+    state.counts.spilled += spilled;
+    state.counts.failed += failed;
+    state.counts.duplicates += duplicates;
+    drop(state);
+    drop(flight);
+    told
 }

@@ -60,15 +60,17 @@ impl Ended {
     }
 }
 
-/// Runs the handler of a started attempt, outside of all locks. A panic is a failure.
+/// Runs the handler of a started attempt, outside of all locks. A panic is a failure. With each
+/// heartbeat `renew` keeps the leases of those who wait for it.
 pub(in crate::service) fn run(
     repository: &dyn FailedOperationRepository,
     config: &DlqConfig,
     handler: &dyn ReplayHandler,
     entry: &Entry,
     leased: Leased,
+    renew: Option<&(dyn Fn() + Sync)>,
 ) -> Ended {
-    let attempt = ReplayAttempt::new(entry, leased, config.lease(), repository);
+    let attempt = ReplayAttempt::new(entry, leased, config.lease(), repository, renew);
     let number = attempt.number();
     let begin_ms = repository.monotonic_ms();
     let outcome = contain(|| handler.replay(&attempt));

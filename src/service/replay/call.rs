@@ -9,6 +9,7 @@ use super::tally::{Counts, EarlyStop, Skip, Tally};
 use crate::config::{DlqConfig, Priority};
 use crate::entry::{EntryId, Order, Page, ReplayType, Status, Timestamp};
 use crate::error::Result;
+use crate::replay::contain_of;
 use crate::repository::{FailedOperationRepository, due};
 use crate::service::{DlqEvent, DlqService};
 use crate::throttle::{Emergency, Throttle};
@@ -143,12 +144,20 @@ impl Call<'_> {
     /// Whether the throttle says that it makes no sense to go on; then this call ends.
     pub fn is_emergency(&self, throttle: &dyn Throttle) -> bool {
         let now_ms = self.repository.monotonic_ms();
-        let is_emergency = throttle.emergency(now_ms) == Emergency::Emergency;
-        if is_emergency {
-            let wait_ms = throttle.stats(now_ms).wait_ms;
-            self.tally.stop(EarlyStop::Emergency, Some(wait_ms).filter(|wait_ms| *wait_ms > 0));
+        let asked = self.ask(|| {
+            let is_emergency = throttle.emergency(now_ms) == Emergency::Emergency;
+            is_emergency.then(|| throttle.stats(now_ms).wait_ms)
+        });
+        let Some(wait_ms) = asked else { return true };
+        if wait_ms.is_some() {
+            self.tally.stop(EarlyStop::Emergency, wait_ms.filter(|wait_ms| *wait_ms > 0));
         }
-        is_emergency
+        wait_ms.is_some()
+    }
+
+    /// Asks a throttle something. If it panics this call ends early, but what ran is on record.
+    pub fn ask<T>(&self, ask: impl FnOnce() -> T) -> Option<T> {
+        contain_of("throttle", ask).map_err(|panic| self.tally.fail(panic)).ok()
     }
 
     /// What is left to do in a scope.

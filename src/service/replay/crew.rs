@@ -133,7 +133,9 @@ impl<'a> Crew<'a> {
         match started {
             Ok(entry) => {
                 self.call.tally.counts().attempted += 1;
-                let ended = attempt::run(repository, config, &*job.handler, &entry, job.leased);
+                let (handler, renew) = (&*job.handler, || self.renew());
+                let (leased, renew) = (job.leased, Some(&renew as &(dyn Fn() + Sync)));
+                let ended = attempt::run(repository, config, handler, &entry, leased, renew);
                 permitted.feed(&ended);
                 Some(ended)
             }

@@ -67,7 +67,7 @@ impl<'a> Permitted<'a> {
             if crew.call.is_emergency(throttle) {
                 return None;
             }
-            let (retry_after_ms, reason) = match throttle.permit(now_ms) {
+            let (retry_after_ms, reason) = match crew.call.ask(|| throttle.permit(now_ms))? {
                 Permit::Granted => {
                     let mut numbers = flight.numbers();
                     numbers.in_use += 1;
@@ -115,7 +115,8 @@ impl<'a> Permitted<'a> {
     fn give_back(&mut self, feedback: Feedback) {
         let Some(throttle) = self.throttle.take() else { return };
         let now_ms = self.crew.call.repository.monotonic_ms();
-        throttle.feedback(feedback, now_ms.saturating_sub(self.granted_ms), now_ms);
+        let latency_ms = now_ms.saturating_sub(self.granted_ms);
+        self.crew.call.ask(|| throttle.feedback(feedback, latency_ms, now_ms));
         let mut numbers = self.crew.flight.numbers();
         numbers.in_use = numbers.in_use.saturating_sub(1);
         numbers.given_back += 1;

@@ -16,6 +16,8 @@ use crate::service::DlqEvent;
 
 /// The most characters of a service's name that a note repeats.
 const NAME_CHARS_MAX: usize = 100;
+/// Entries that are handed over at a time: each is read with its payload.
+const ESCALATE_CHUNK: usize = 64;
 
 /// What a sweep did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -77,9 +79,11 @@ impl DlqService {
         sweep(&call, types, items)?;
         let failures = std::mem::take(&mut call.tally.counts().failures);
         let mut escalated = 0;
-        match self.escalate(&*repository, service_name, &failures) {
-            Ok(count) => escalated = count,
-            Err(error) => call.tally.fail(error.to_string()),
+        for chunk in failures.chunks(ESCALATE_CHUNK) {
+            match self.escalate(&*repository, service_name, chunk) {
+                Ok(count) => escalated += count,
+                Err(error) => call.tally.fail(error.to_string()),
+            }
         }
         let scope = Scope::default();
         let (counts, left) = call.finish(&scope, "circuit_close", Some(service_name));

@@ -24,7 +24,7 @@ pub enum EarlyStop {
     NoPermit,
     /// Another replay runs an entry that has to run alone.
     RunsAlone,
-    /// The repository failed; the last message says how.
+    /// The repository failed, or the throttle panicked; the last message says how.
     Failed,
 }
 

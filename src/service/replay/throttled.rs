@@ -12,6 +12,7 @@ use super::{DlqService, ReplayOptions};
 use crate::config::DlqConfig;
 use crate::entry::{Entry, EntryId, Status, Timestamp};
 use crate::error::{DlqError, DlqResult, Error};
+use crate::replay::contain_of;
 use crate::repository::FailedOperationRepository;
 use crate::service::retry::disabled;
 use crate::throttle::{AdaptiveThrottle, Feedback, Permit, Throttle, ThrottleConfig};
@@ -220,7 +221,7 @@ impl DlqService {
         else {
             return Ok(refused("somebody else was faster"));
         };
-        let ended = run(repository, config, &*handler, &entry, leased);
+        let ended = run(repository, config, &*handler, &entry, leased, None);
         permit.tell(ended.feedback());
         let entry = match repository.complete_replay(leased, &ended.completion) {
             Ok(entry) => entry,
@@ -260,7 +261,12 @@ impl Given<'_> {
     fn give_back(&mut self, feedback: Feedback) {
         if let Some(throttle) = self.throttle.take() {
             let now_ms = self.repository.monotonic_ms();
-            throttle.feedback(feedback, now_ms.saturating_sub(self.permit_ms), now_ms);
+            let latency_ms = now_ms.saturating_sub(self.permit_ms);
+            // The outcome is known and not on record yet, so a panic must not take it along.
+            let told = contain_of("throttle", || throttle.feedback(feedback, latency_ms, now_ms));
+            if let Err(panic) = told {
+                tracing::error!(panic, "a throttle did not take its feedback");
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
 
 use deadletter::{EarlyStop, EntryId, Outcome, ReplayAttempt, Skip, Status};
 
@@ -47,6 +48,28 @@ fn jobs_run_side_by_side_and_each_entry_once() {
         let mut ran = ran.ids();
         ran.sort_unstable();
         assert_eq!(ran, ids);
+        world.check_settled();
+    });
+}
+
+/// Those who wait for a handler that takes longer than a lease, and says that it is alive, wait
+/// with theirs.
+#[test]
+fn a_heartbeat_keeps_the_leases_of_those_who_wait() {
+    each(|world| {
+        let ids = world.entries("mail", 3);
+        let clock = world.clock.clone();
+        let ran = world.handle(move |attempt| {
+            for _ in 0..7 {
+                clock.advance(Duration::from_mins(10));
+                assert!(attempt.heartbeat());
+            }
+            Outcome::success()
+        });
+        let one = options(|options| options.jobs = Some(1));
+        let stats = world.service.replay_with(&one).unwrap();
+        assert_eq!((stats.success, stats.skipped), (3, 0), "{stats:?}");
+        assert_eq!(ran.ids(), ids);
         world.check_settled();
     });
 }

@@ -37,6 +37,19 @@ fn a_service_without_failure_types_is_not_swept() {
 }
 
 #[test]
+fn a_large_sweep_hands_over_all_that_failed() {
+    each_with(map, |world| {
+        store(world, "TIMEOUT", 130);
+        world.fail();
+        let result = sweep(world, Some(1000));
+        assert_eq!((result.stats.failed, result.escalated), (130, 130));
+        let waiting = world.repository.count_by_domain("mail").unwrap();
+        let review = world.repository.find_by_status(Status::RequiresReview, None, None, 200);
+        assert_eq!((waiting, review.unwrap().len()), (130, 130));
+    });
+}
+
+#[test]
 fn a_sweep_takes_only_what_the_service_cures() {
     each_with(map, |world| {
         store(world, "TIMEOUT", 3);

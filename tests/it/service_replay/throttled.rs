@@ -412,3 +412,53 @@ impl Throttle for Watching {
         self.inner.stats(now_ms)
     }
 }
+
+/// A throttle of a host that panics in one of its calls.
+#[derive(Debug)]
+struct Panicky(&'static str);
+
+impl Panicky {
+    fn called(&self, what: &str) {
+        assert_ne!(self.0, what, "not our day");
+    }
+}
+
+impl Throttle for Panicky {
+    fn permit(&self, _: u64) -> Permit {
+        self.called("permit");
+        Permit::Granted
+    }
+
+    fn feedback(&self, _: Feedback, _: u64, _: u64) {
+        self.called("feedback");
+    }
+
+    fn emergency(&self, _: u64) -> Emergency {
+        self.called("emergency");
+        Emergency::Normal
+    }
+
+    fn stats(&self, _: u64) -> ThrottleStats {
+        ThrottleStats::default()
+    }
+}
+
+#[test]
+fn a_throttle_that_panics_takes_no_outcome_along() {
+    for (what, jobs, ran) in [("permit", 1, 0), ("emergency", 1, 0), ("feedback", 1, 1)] {
+        each(|world| {
+            world.entries("mail", 5);
+            world.succeed();
+            let result = all(world, &Panicky(what), jobs);
+            assert_eq!(result.early_stop_reason, Some(EarlyStop::Failed), "{what}");
+            assert_eq!(result.succeeded, ran, "{what}");
+            assert!(result.errors[0].contains("throttle panicked: "), "{:?}", result.errors);
+        });
+    }
+    each(|world| {
+        let id = world.entry("mail");
+        world.succeed();
+        assert!(world.service.replay_throttle_aware(id, &Panicky("feedback")).success);
+        assert_eq!(world.status(id), Status::Resolved);
+    });
+}
