@@ -258,6 +258,15 @@ impl Engine {
         self.inner.commit()?.sync_all()
     }
 
+    /// Why the log takes nothing more until the store is opened again: [`Error::Closed`], or
+    /// [`Error::Poisoned`] after a failed write or sync. `None` while it does. Reading goes on
+    /// after a failed write.
+    pub fn failure(&self) -> Option<Error> {
+        let open = self.inner.check_open();
+        let commit = self.inner.commit.as_ref();
+        open.err().or_else(|| commit.and_then(|commit| commit.failure()))
+    }
+
     /// What opening found and did.
     pub fn report(&self) -> OpenReport {
         lock(&self.inner.report).clone()

@@ -20,7 +20,7 @@ use crate::engine::{
 use crate::entry::{
     Act, Completion, Entry, EntryId, Filter, NewFailure, Page, ReplayType, Status, Timestamp,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub(crate) use read::days_before;
 pub use read::{CleanupStats, SlaThresholds};
@@ -173,6 +173,11 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
     ///
     /// When that is not possible.
     fn flush(&self) -> Result<()>;
+
+    /// Why the repository takes no more changes until it is opened again; `None` while it does.
+    fn failure(&self) -> Option<Error> {
+        None
+    }
 
     /// Closes the repository; later calls answer [`Error::Closed`](crate::Error::Closed).
     ///

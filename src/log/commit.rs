@@ -117,6 +117,11 @@ impl Commit {
         }
     }
 
+    /// Why nothing may be written any more.
+    pub fn failure(&self) -> Option<Error> {
+        self.lock().check().err()
+    }
+
     /// Puts records into the group buffer as one atomic unit and gives them their numbers.
     pub fn submit(&self, drafts: Vec<Draft>, durability: Durability) -> Result<Ticket> {
         let bytes: u64 = drafts.iter().map(|draft| padded_len(draft.body.len())).sum();

@@ -9,7 +9,7 @@ use crate::engine::{
     StoreError, Stored, TallyRow,
 };
 use crate::entry::{Entry, EntryId, Filter, NewFailure, Page, Status, Timestamp};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 impl FailedOperationRepository for Engine {
     fn create(&self, failure: NewFailure, durability: Durability) -> Result<Stored, StoreError> {
@@ -98,6 +98,10 @@ impl FailedOperationRepository for Engine {
 
     fn flush(&self) -> Result<()> {
         Self::flush(self)
+    }
+
+    fn failure(&self) -> Option<Error> {
+        Self::failure(self)
     }
 
     fn close(&self) -> Result<()> {

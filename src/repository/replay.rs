@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 /// How many leases are released in one go.
 const RELEASE_CHUNK: usize = super::write::CHANGES_AT_ONCE;
 
+/// How many entries are leased in one go: their payloads are in memory together.
+const ACQUIRE_CHUNK: usize = 250;
+
 /// The right to complete one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Leased {
@@ -149,16 +152,18 @@ pub fn acquire_batch<R: FailedOperationRepository + ?Sized>(
 ) -> Result<Vec<Leased>> {
     let now = repository.now();
     let mut leased = Vec::with_capacity(ids.len());
-    let changed = repository.change_all(ids, &mut |entry| {
-        let mut state = entry.state();
-        let due = state.not_before.is_none_or(|due| due <= now);
-        if state.status != Status::Pending || !state.can_retry() || !due {
-            return Ok(Decision::Keep);
-        }
-        leased.push(grant(repository, entry.operation.id, &mut state, lease));
-        Ok(Decision::Change(Box::new(state), crate::entry::Cause::Leased))
-    });
-    changed.inspect_err(|_| end_leases(repository, &leased))?;
+    for ids in ids.chunks(ACQUIRE_CHUNK) {
+        let changed = repository.change_all(ids, &mut |entry| {
+            let mut state = entry.state();
+            let due = state.not_before.is_none_or(|due| due <= now);
+            if state.status != Status::Pending || !state.can_retry() || !due {
+                return Ok(Decision::Keep);
+            }
+            leased.push(grant(repository, entry.operation.id, &mut state, lease));
+            Ok(Decision::Change(Box::new(state), crate::entry::Cause::Leased))
+        });
+        changed.inspect_err(|_| end_leases(repository, &leased))?;
+    }
     Ok(leased)
 }
 

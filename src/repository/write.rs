@@ -84,15 +84,19 @@ pub fn bulk_update_status<R: FailedOperationRepository + ?Sized>(
     let mut unique = ids.to_vec();
     unique.sort_unstable();
     unique.dedup();
-    let mut ended = Vec::new();
-    let changed = repository.change_all(&unique, &mut |entry| {
-        ended.extend(lease_of(entry).filter(|_| status != Status::Replaying));
-        let mut state = entry.state();
-        state.status = status;
-        Ok(Decision::Change(Box::new(state), cause_of(status)))
-    })?;
-    end_leases(repository, &ended);
-    Ok(count(&changed))
+    let mut total = 0;
+    for ids in unique.chunks(CHANGES_AT_ONCE) {
+        let mut ended = Vec::new();
+        let changed = repository.change_all(ids, &mut |entry| {
+            ended.extend(lease_of(entry).filter(|_| status != Status::Replaying));
+            let mut state = entry.state();
+            state.status = status;
+            Ok(Decision::Change(Box::new(state), cause_of(status)))
+        })?;
+        end_leases(repository, &ended);
+        total += count(&changed);
+    }
+    Ok(total)
 }
 
 pub fn increment_retry_count<R: FailedOperationRepository + ?Sized>(

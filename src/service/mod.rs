@@ -252,6 +252,10 @@ impl DlqService {
 
     /// How the service is, and what to do if it is not well.
     pub fn health(&self) -> Health {
+        let failure = self.inner.access.current().and_then(|repository| repository.failure());
+        if let Some(error) = failure.filter(|_| !self.inner.is_closed()) {
+            self.inner.note(Trouble::Store, Some(&error));
+        }
         self.inner.condition().health()
     }
 

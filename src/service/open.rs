@@ -168,7 +168,13 @@ impl Inner {
     pub fn open(&self) -> Result<Repository> {
         let access = &self.access;
         if let Some(repository) = access.current() {
-            return Ok(repository);
+            match repository.failure() {
+                Some(error) if !access.is_given() => {
+                    self.note(Trouble::Store, Some(&error));
+                    self.give_up(&repository, &error);
+                }
+                _ => return Ok(repository),
+            }
         }
         // Only a first opening is waited for: it may be long, and later ones fail often.
         let failed_before = access.state().failed.clone();

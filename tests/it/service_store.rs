@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use deadletter::{
-    DlqConfig, DlqError, DlqEvent, DlqService, Durability, EntryId, Env, Error,
-    FailedOperationRepository, HealthStatus, Json, Memory, MemoryRepository, NewFailure, Reached,
-    StoreMode, StoreOptions, TestEntry, Timestamp,
+    Background, DlqConfig, DlqError, DlqEvent, DlqService, Durability, EntryId, Env, Error,
+    FailedOperationRepository, Fault, FaultKind, HealthStatus, Json, Memory, MemoryRepository,
+    NewFailure, Reached, ResolveRequest, Simulated, Status, StoreMode, StoreOptions, TestEntry,
+    Timestamp,
 };
 use serde_json::{Value, json};
 
@@ -470,4 +471,29 @@ fn the_process_has_one_service_until_it_is_reset() {
     assert!(!Arc::ptr_eq(&first, &second));
     deadletter::reset_dlq_service();
     assert_eq!(second.health().status, HealthStatus::Closed);
+}
+
+#[test]
+fn a_failed_sync_shows_in_the_health_and_heals_without_a_store_call() {
+    let disk = Simulated::new(5);
+    let service = DlqService::builder()
+        .config(DlqConfig::default())
+        .engine(crate::store::config())
+        .env(Arc::new(disk.clone()))
+        .background(Background::Manual)
+        .build();
+    let id = service.store_failure(failure()).dlq_id.unwrap();
+    // The change is written, and then the sync fails.
+    disk.inject(Fault { at: disk.operations() + 1, kind: FaultKind::FailedSync });
+    let request = ResolveRequest::default();
+    service.resolve_entry(id, &request).unwrap_err();
+    let health = service.health();
+    assert_eq!(health.status, HealthStatus::Degraded, "{health:?}");
+    assert!(service.replay(None, None).is_err(), "opened again at most once a second");
+    disk.advance(Duration::from_secs(1));
+    service.replay(None, None).unwrap();
+    assert_eq!(service.health().status, HealthStatus::Ok);
+    // The change was under way, so it may be there; the entry is.
+    let status = service.get_entry(id).unwrap().unwrap().operation.status;
+    assert!(matches!(status, Status::Pending | Status::Resolved), "{status}");
 }
