@@ -265,7 +265,8 @@ impl DlqService {
     }
 
     /// Calls `listener` with every event from now on, in the thread in which it happens and
-    /// outside of all locks. A panic of the listener is contained.
+    /// outside of all locks. A panic of the listener is contained. A listener that owns a handle
+    /// keeps the service open.
     pub fn on_event(&self, listener: impl Fn(&AuditRecord) + Send + Sync + 'static) {
         self.inner.listeners.add(Arc::new(listener));
     }

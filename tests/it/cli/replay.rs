@@ -181,6 +181,7 @@ fn a_redrive_goes_past_the_cap_on_record() {
     assert_eq!((&result["success"], &result["retry_count"]), (&json!(true), &json!(1)));
     let entry = show(&bench, &id);
     assert_eq!(entry["status"], "resolved");
+    assert_eq!(entry["resolution_note"], "delivered", "not what went wrong before");
     assert_eq!(
         (&entry["force_redrive_count"], &entry["previous_total_retries"]),
         (&json!(2), &json!(2))

@@ -63,7 +63,7 @@ impl ReplayHandler for Exec {
             .env("DEADLETTER_ID", entry.operation.id.to_string())
             .env("DEADLETTER_ATTEMPT", attempt.number().to_string());
         match process::run(command, Some(input), self.quiet, attempt) {
-            Ok(ended) if ended.status.success() => Outcome::success(),
+            Ok(ended) if ended.status.success() => super::delivered(),
             Ok(ended) if ended.status.code() == Some(THROTTLED) => {
                 let retry_after = retry_after(&ended.stdout);
                 Outcome::Throttled { retry_after, note: last_line(&ended.stderr) }

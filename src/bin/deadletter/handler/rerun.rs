@@ -71,7 +71,7 @@ impl ReplayHandler for Rerun {
             command.current_dir(cwd);
         }
         match process::run(command, stdin, self.quiet, attempt) {
-            Ok(ended) if ended.status.success() => Outcome::success(),
+            Ok(ended) if ended.status.success() => super::delivered(),
             Ok(ended) => {
                 let said = last_line(&ended.stderr);
                 let colon = if said.is_empty() { "" } else { ": " };
