@@ -193,9 +193,7 @@ impl Entry {
             && filter.created_from.is_none_or(|from| operation.created_at >= from)
             && filter.created_to.is_none_or(|to| operation.created_at <= to)
             && filter.due_at.is_none_or(|at| self.not_before.is_none_or(|due| due <= at))
-            && filter
-                .expires_before
-                .is_none_or(|before| operation.expires_at.is_some_and(|expires| expires < before))
+            && filter.expires_before.is_none_or(|before| operation.expires_before(before))
             && filter
                 .aged_before
                 .is_none_or(|before| self.age_from().is_some_and(|from| from < before))

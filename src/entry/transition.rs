@@ -4,7 +4,7 @@
 //! Invariants: an entry at its cap is never left pending; the number of attempts never restarts;
 //! the original error of an entry is never touched.
 
-use super::{Action, Attempt, Cause, FailedOperation, Lease, State, Status, Timestamp};
+use super::{Action, Attempt, Cause, Entry, FailedOperation, Lease, State, Status, Timestamp};
 
 /// What a handler made of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,11 @@ pub const AUTO_REPLAY: &str = "auto_replay";
 /// The resolution of an entry that nobody wanted any more.
 pub const DUPLICATE_SKIP: &str = "duplicate_skip";
 
+/// The outcome of an attempt that has none yet.
+const STARTED: &str = "started";
+/// The outcome of an attempt that was cut off.
+const INTERRUPTED: &str = "interrupted";
+
 impl Status {
     /// Whether nothing is left to do but to keep it for the record.
     pub const fn is_terminal(self) -> bool {
@@ -111,6 +116,23 @@ impl FailedOperation {
     pub fn can_retry(&self) -> bool {
         self.retry_count < self.max_retries
     }
+
+    /// Whether its time ran out before this one.
+    pub(crate) fn expires_before(&self, time: Timestamp) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at < time)
+    }
+}
+
+impl Entry {
+    /// As [`State::is_started`].
+    pub(crate) fn is_started(&self) -> bool {
+        is_last(&self.attempts, STARTED)
+    }
+
+    /// As [`State::is_suspect`].
+    pub(crate) fn is_suspect(&self) -> bool {
+        is_last(&self.attempts, INTERRUPTED)
+    }
 }
 
 impl State {
@@ -128,12 +150,12 @@ impl State {
 
     /// Whether an attempt began and has not ended.
     pub fn is_started(&self) -> bool {
-        self.attempts.last().is_some_and(|attempt| attempt.outcome == "started")
+        is_last(&self.attempts, STARTED)
     }
 
     /// Whether the last attempt was cut off, so that it may have ended its process.
     pub fn is_suspect(&self) -> bool {
-        self.attempts.last().is_some_and(|attempt| attempt.outcome == "interrupted")
+        is_last(&self.attempts, INTERRUPTED)
     }
 
     /// Puts a pending entry without attempts left into review.
@@ -151,7 +173,7 @@ impl State {
         }
         self.lease = None;
         if self.is_started() {
-            self.end_attempt("interrupted", "the entry was taken from its handler");
+            self.end_attempt(INTERRUPTED, "the entry was taken from its handler");
         }
     }
 
@@ -195,7 +217,7 @@ impl State {
         self.last_retry_at = Some(now);
         self.not_before = None;
         let number = self.attempts_total().saturating_add(1);
-        let (outcome, note) = ("started".to_owned(), String::new());
+        let (outcome, note) = (STARTED.to_owned(), String::new());
         self.push_attempt(Attempt { number, at: now, outcome, note });
     }
 
@@ -248,7 +270,7 @@ impl State {
         if !self.is_started() {
             return Cause::Released;
         }
-        self.end_attempt("interrupted", "the process or its lease ended");
+        self.end_attempt(INTERRUPTED, "the process or its lease ended");
         if self.can_retry() {
             return Cause::Interrupted;
         }
@@ -307,4 +329,8 @@ pub(crate) fn keep_unless_empty(text: &mut String, new: &str) {
     if !new.is_empty() {
         new.clone_into(text);
     }
+}
+
+fn is_last(attempts: &[Attempt], outcome: &str) -> bool {
+    attempts.last().is_some_and(|attempt| attempt.outcome == outcome)
 }

@@ -66,9 +66,8 @@ fn holds<R: FailedOperationRepository + ?Sized>(
     entry: &Entry,
     leased: Leased,
 ) -> bool {
-    let on_record = entry.lease.as_ref().is_some_and(|lease| lease.token == leased.token);
     entry.operation.status == Status::Replaying
-        && on_record
+        && lease_of(entry) == Some(leased)
         && repository.leases().holds(leased.id, leased.token, repository.monotonic_ms())
 }
 
@@ -314,7 +313,7 @@ fn find_stale<R: FailedOperationRepository + ?Sized>(
         after = Some(*last);
         for id in ids {
             let Some(entry) = repository.get_by_id(id)? else { continue };
-            let is_started = entry.state().is_started();
+            let is_started = entry.is_started();
             if is_started && held_ms(repository, &entry).is_none() {
                 orphans += 1;
             }

@@ -201,7 +201,7 @@ impl RetryResult {
 
 /// Whether the state of an entry allows it.
 fn check(entry: &Entry, force: bool) -> DlqResult<()> {
-    let can_retry = entry.state().can_retry();
+    let can_retry = entry.operation.can_retry();
     let reason = match entry.operation.status {
         Status::Pending if can_retry || force => return Ok(()),
         Status::RequiresReview if force => return Ok(()),

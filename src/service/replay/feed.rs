@@ -73,14 +73,14 @@ impl Feed {
 /// What may be replayed; else it is counted why not.
 fn look(call: &Call<'_>, entry: &Entry) -> Result<Option<Candidate>> {
     let id = entry.operation.id;
-    if call.throttle.is_some() && is_past_its_time(call, entry) {
+    if call.throttle.is_some() && entry.operation.expires_before(call.repository.now()) {
         let expired = call.service.expire_found(call.repository, id)?;
         call.tally.skip(if expired.is_some() { Skip::TtlExpired } else { Skip::LostRace });
         return Ok(None);
     }
     match call.service.admit(call.repository, call.config, entry) {
         Admission::Run(handler) => {
-            Ok(Some(Candidate { id, handler, is_suspect: entry.state().is_suspect() }))
+            Ok(Some(Candidate { id, handler, is_suspect: entry.is_suspect() }))
         }
         Admission::Unwanted => {
             let resolved = call.service.resolve_unwanted(call.repository, id, Status::Pending)?;
@@ -95,8 +95,4 @@ fn look(call: &Call<'_>, entry: &Entry) -> Result<Option<Candidate>> {
             Ok(None)
         }
     }
-}
-
-fn is_past_its_time(call: &Call<'_>, entry: &Entry) -> bool {
-    entry.operation.expires_at.is_some_and(|expires_at| expires_at < call.repository.now())
 }

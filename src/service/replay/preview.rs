@@ -68,7 +68,7 @@ impl DlqService {
                 if preview.due == attempts {
                     break;
                 }
-                if entry.operation.expires_at.is_some_and(|at| at < now) {
+                if entry.operation.expires_before(now) {
                     // A replay lets it expire instead.
                     preview.skipped += 1;
                     continue;

@@ -175,11 +175,11 @@ impl DlqService {
             return Err(DlqError::NotFound { id: id.to_string() });
         };
         let status = entry.operation.status;
-        let is_past = entry.operation.expires_at.is_some_and(|at| at < repository.now());
+        let is_past = entry.operation.expires_before(repository.now());
         if status == Status::Pending && is_past && self.expire_found(&*repository, id)?.is_some() {
             return Ok(refused(TTL_EXPIRED));
         }
-        if status == Status::RequiresReview && !entry.state().can_retry() {
+        if status == Status::RequiresReview && !entry.operation.can_retry() {
             self.blocked(&*repository, &entry, "max_replay_attempts_exceeded");
             return Ok(refused(MAX_RETRIES_EXHAUSTED));
         }
