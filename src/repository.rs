@@ -26,6 +26,7 @@ pub(crate) use read::days_before;
 pub use read::{CleanupStats, SlaThresholds};
 pub use replay::{Leased, Released, TurnedOver};
 pub(crate) use replay::{due, end_leases, lease_of, millis};
+pub(crate) use write::CHANGES_AT_ONCE;
 pub use write::Resolution;
 
 /// A repository of failed operations: the contract that the service works on.

@@ -115,9 +115,8 @@ impl Engine {
     ///
     /// When this returns `Ok`, every change is durable and visible as with [`Engine::change`],
     /// which also says what a state becomes; a removal and the start of an attempt are always
-    /// synced. The changes are no
-    /// batch: after a crash each of them is there or not. A removed entry is found no more, its
-    /// key is free, and its id never comes back.
+    /// synced. The changes are no batch: after a crash each of them is there or not. A removed
+    /// entry is found no more, its key is free, and its id never comes back.
     ///
     /// The answers hold the entries with their payloads, so give as many ids as memory is meant
     /// for. `decide` must not change entries of this store itself.

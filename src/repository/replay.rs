@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use super::FailedOperationRepository;
 use super::read::{filter, oldest};
+use super::write::CHANGES_AT_ONCE;
 use crate::engine::{Changed, Decision};
 use crate::entry::{
     Act, Completion, Entry, EntryId, Filter, Lease, ReplayType, State, Status, Timestamp,
 };
 use crate::error::{Error, Result};
-
-/// How many leases are released in one go.
-const RELEASE_CHUNK: usize = super::write::CHANGES_AT_ONCE;
 
 /// How many entries are leased in one go: their payloads are in memory together.
 const ACQUIRE_CHUNK: usize = 250;
@@ -265,7 +263,7 @@ pub fn release_stale<R: FailedOperationRepository + ?Sized>(
 ) -> Result<Released> {
     let stale = find_stale(repository, older_than)?;
     let mut released = Released::default();
-    for chunk in stale.ids.chunks(RELEASE_CHUNK) {
+    for chunk in stale.ids.chunks(CHANGES_AT_ONCE) {
         let mut ended = Vec::new();
         let changed = repository.change_all(chunk, &mut |entry| {
             if !is_stale(repository, entry, older_than) {
@@ -307,7 +305,7 @@ fn find_stale<R: FailedOperationRepository + ?Sized>(
     let (mut started, mut leased, mut orphans) = (Vec::new(), Vec::new(), 0);
     let mut after = None;
     loop {
-        let page = crate::entry::Page { after, ..oldest(RELEASE_CHUNK) };
+        let page = crate::entry::Page { after, ..oldest(CHANGES_AT_ONCE) };
         let ids = repository.select(&replaying, page)?;
         let Some(last) = ids.last() else { break };
         after = Some(*last);

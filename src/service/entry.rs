@@ -8,7 +8,7 @@ use super::{DlqEvent, DlqService};
 use crate::engine::{Changed, Decision};
 use crate::entry::{Act, Action, Attempt, Cause, Entry, EntryId, Status, Timestamp};
 use crate::error::{DlqError, DlqResult, Error};
-use crate::repository::{Resolution, end_leases, lease_of};
+use crate::repository::{FailedOperationRepository, Resolution, end_leases, lease_of};
 
 /// Bounds of a chunk of a batch of resolutions.
 const CHUNK: std::ops::RangeInclusive<u32> = 1..=10_000;
@@ -144,24 +144,8 @@ impl DlqService {
     /// target status or when the store cannot be written.
     pub fn resolve_entry(&self, id: EntryId, request: &ResolveRequest) -> DlqResult<ResolveResult> {
         request.check()?;
-        let repository = self.repository()?;
-        let now = repository.now();
-        let (mut from, mut leased) = (None, None);
-        let changed = repository.change_all(&[id], &mut |entry| {
-            from = Some(entry.operation.status);
-            leased = lease_of(entry);
-            Ok(request.decide(entry, now).unwrap_or(Decision::Keep))
-        })?;
-        match changed.into_iter().next() {
-            Some(Changed::Changed(entry)) => {
-                end_leases(&*repository, leased.as_slice());
-                let from = from.unwrap_or_default();
-                self.tell_resolved(&entry, from, &request.act)?;
-                Ok(ResolveResult::of(&entry, from))
-            }
-            Some(Changed::Kept(entry)) => Err(conflict(&entry)),
-            _ => Err(DlqError::NotFound { id: id.to_string() }),
-        }
+        let resolved = self.resolve_all(&[id], request)?.pop();
+        resolved.unwrap_or_else(|| Err(DlqError::NotFound { id: id.to_string() }))
     }
 
     /// Resolves or rejects many entries, in chunks. An id that is unknown or already resolved is
@@ -188,7 +172,12 @@ impl DlqService {
         result.skipped = result.total - once.len() as u64;
         for chunk in once.chunks(chunk_size as usize) {
             result.chunks += 1;
-            self.resolve_chunk(chunk, request, &mut result)?;
+            for (id, resolved) in chunk.iter().zip(self.resolve_all(chunk, request)?) {
+                match resolved {
+                    Ok(_) => result.resolved += 1,
+                    Err(error) => result.refuse(*id, &error),
+                }
+            }
         }
         Ok(result)
     }
@@ -220,12 +209,12 @@ impl DlqService {
         })
     }
 
-    fn resolve_chunk(
+    /// Resolves different entries with one wait; answers for each in their order.
+    fn resolve_all(
         &self,
         ids: &[EntryId],
         request: &ResolveRequest,
-        result: &mut ResolveBatchResult,
-    ) -> DlqResult<()> {
+    ) -> DlqResult<Vec<DlqResult<ResolveResult>>> {
         let repository = self.repository()?;
         let now = repository.now();
         let mut before = HashMap::new();
@@ -233,24 +222,28 @@ impl DlqService {
             before.insert(entry.operation.id, (entry.operation.status, lease_of(entry)));
             Ok(request.decide(entry, now).unwrap_or(Decision::Keep))
         })?;
-        for (id, changed) in ids.iter().zip(changed) {
-            match changed {
-                Changed::Changed(entry) => {
-                    result.resolved += 1;
-                    let (from, leased) = before.get(id).copied().unwrap_or_default();
-                    end_leases(&*repository, leased.as_slice());
-                    self.tell_resolved(&entry, from, &request.act)?;
-                }
-                Changed::Kept(entry) => result.refuse(*id, &conflict(&entry)),
-                Changed::Missing | Changed::Removed(_) => {
-                    result.refuse(*id, &DlqError::NotFound { id: id.to_string() });
-                }
+        let answers = ids.iter().zip(changed).map(|(id, changed)| match changed {
+            Changed::Changed(entry) => {
+                let (from, leased) = before.get(id).copied().unwrap_or_default();
+                end_leases(&*repository, leased.as_slice());
+                self.tell_resolved(&*repository, &entry, from, &request.act);
+                Ok(ResolveResult::of(&entry, from))
             }
-        }
-        Ok(())
+            Changed::Kept(entry) => Err(conflict(&entry)),
+            Changed::Missing | Changed::Removed(_) => {
+                Err(DlqError::NotFound { id: id.to_string() })
+            }
+        });
+        Ok(answers.collect())
     }
 
-    fn tell_resolved(&self, entry: &Entry, from: Status, act: &Act) -> DlqResult<()> {
+    fn tell_resolved(
+        &self,
+        repository: &dyn FailedOperationRepository,
+        entry: &Entry,
+        from: Status,
+        act: &Act,
+    ) {
         let event = DlqEvent::DlqResolved {
             dlq_id: entry.operation.id,
             domain: entry.operation.domain.clone(),
@@ -258,8 +251,7 @@ impl DlqService {
             to: entry.operation.status,
             actor_id: act.actor.clone(),
         };
-        self.tell(&*self.repository()?, event);
-        Ok(())
+        self.tell(repository, event);
     }
 }
 

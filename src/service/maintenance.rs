@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{DlqEvent, DlqService};
 use crate::entry::{Act, EntryId, Status, Timestamp};
 use crate::error::{DlqError, DlqResult, Error};
-use crate::repository::CleanupStats;
+use crate::repository::{CleanupStats, FailedOperationRepository};
 
 /// What is to be purged. There is no way to say everything by accident.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl DlqService {
         let repository = self.repository()?;
         let chunk = self.config().batch_size as usize;
         let count = repository.expire(repository.now(), chunk, act)?;
-        self.tell_maintenance("expire", count, act)?;
+        self.tell_maintenance(&*repository, "expire", count, act);
         Ok(count)
     }
 
@@ -68,7 +68,7 @@ impl DlqService {
             let retained = before(config.retention_days);
             count += repository.archive_before(status, retained, chunk, act)?;
         }
-        self.tell_maintenance("archive", count, act)?;
+        self.tell_maintenance(&*repository, "archive", count, act);
         Ok(count)
     }
 
@@ -104,7 +104,7 @@ impl DlqService {
                 repository.purge_archived_before(before, chunk)?
             }
         };
-        self.tell_maintenance("purge", count, act)?;
+        self.tell_maintenance(&*repository, "purge", count, act);
         Ok(count)
     }
 
@@ -157,18 +157,18 @@ impl DlqService {
         Ok(repository.get_cleanup_stats(repository.now())?)
     }
 
-    fn tell_maintenance(
+    /// Tells what maintenance did, if it did anything.
+    pub(super) fn tell_maintenance(
         &self,
+        repository: &dyn FailedOperationRepository,
         operation: &'static str,
         count: u64,
         act: Option<&Act>,
-    ) -> DlqResult<()> {
+    ) {
         if count > 0 {
             let actor_id = act.map(|act| act.actor.clone()).unwrap_or_default();
-            let event = DlqEvent::DlqMaintenance { operation, count, actor_id };
-            self.tell(&*self.repository()?, event);
+            self.tell(repository, DlqEvent::DlqMaintenance { operation, count, actor_id });
         }
-        Ok(())
     }
 }
 

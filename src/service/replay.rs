@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::event::DlqEvent;
 use super::{DlqConfig, DlqService};
 use crate::entry::{EntryId, ReplayType, Timestamp, normalize_domain};
 use crate::error::DlqResult;
@@ -190,16 +189,8 @@ impl DlqService {
     pub fn release_stale(&self, older_than: Option<Duration>) -> DlqResult<Released> {
         let repository = self.repository()?;
         let released = repository.release_stale_replaying(older_than)?;
-        self.tell_released(&*repository, released);
+        self.tell_maintenance(&*repository, "release_stale", released.total(), None);
         Ok(released)
-    }
-
-    fn tell_released(&self, repository: &dyn FailedOperationRepository, released: Released) {
-        if released.total() > 0 {
-            let (count, actor_id) = (released.total(), String::new());
-            let operation = "release_stale";
-            self.tell(repository, DlqEvent::DlqMaintenance { operation, count, actor_id });
-        }
     }
 
     pub(super) fn kept(&self) -> &Kept {

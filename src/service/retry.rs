@@ -129,16 +129,13 @@ impl DlqService {
         (leased, previous_retry_count): (Leased, u32),
     ) -> DlqResult<RetryResult> {
         let ended = run(repository, config, &**handler, entry, leased, None);
-        let entry = match repository.complete_replay(leased, &ended.completion) {
-            Ok(entry) => entry,
-            Err(error @ Error::LeaseLost { .. }) => {
-                self.tell_lost(repository, &ended);
-                let (id, reason) = (leased.id.to_string(), error.to_string());
-                return Err(DlqError::Replay { id, reason });
+        let entry = self.put_on_record(repository, &ended).map_err(|error| match error {
+            Error::LeaseLost { id } => {
+                let reason = Error::LeaseLost { id: id.clone() }.to_string();
+                DlqError::Replay { id, reason }
             }
-            Err(error) => return Err(error.into()),
-        };
-        self.tell_ended(repository, &ended, &entry);
+            error => error.into(),
+        })?;
         let note = ended.note();
         let with_note = |text: &str| match note {
             "" => text.to_owned(),

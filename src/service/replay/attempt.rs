@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::backoff;
 use crate::config::DlqConfig;
 use crate::entry::{Completion, Entry, EntryId, Status};
+use crate::error::{Error, Result};
 use crate::replay::{Outcome, ReplayAttempt, ReplayHandler, contain};
 use crate::repository::{FailedOperationRepository, Leased, millis};
 use crate::service::{DlqEvent, DlqService};
@@ -103,6 +104,21 @@ fn bounded(note: &str) -> String {
 }
 
 impl DlqService {
+    /// Puts the outcome of an attempt of one entry on record, and tells of it.
+    pub(in crate::service) fn put_on_record(
+        &self,
+        repository: &dyn FailedOperationRepository,
+        ended: &Ended,
+    ) -> Result<Entry> {
+        let completed = repository.complete_replay(ended.leased, &ended.completion);
+        match &completed {
+            Ok(entry) => self.tell_ended(repository, ended, entry),
+            Err(Error::LeaseLost { .. }) => self.tell_lost(repository, ended),
+            Err(_) => {}
+        }
+        completed
+    }
+
     /// Tells that the outcome of an attempt was not taken.
     pub(in crate::service) fn tell_lost(
         &self,

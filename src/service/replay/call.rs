@@ -230,7 +230,7 @@ impl DlqService {
         };
         if repository.count(&replaying)? > 0 {
             let released = repository.release_stale_replaying(None)?;
-            self.tell_released(repository, released);
+            self.tell_maintenance(repository, "release_stale", released.total(), None);
         }
         Ok(())
     }

@@ -11,13 +11,11 @@ use super::{DlqBatchReplayStats, DlqService, LOOKS_PER_ENTRY};
 use crate::engine::{Changed, Decision};
 use crate::entry::{Cause, EntryId, ReplayType, Status};
 use crate::error::{DlqResult, Result};
-use crate::repository::FailedOperationRepository;
+use crate::repository::{CHANGES_AT_ONCE, FailedOperationRepository};
 use crate::service::DlqEvent;
 
 /// The most characters of a service's name that a note repeats.
 const NAME_CHARS_MAX: usize = 100;
-/// Entries that are handed over at a time: each is read with its payload.
-const ESCALATE_CHUNK: usize = 64;
 
 /// What a sweep did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -79,7 +77,7 @@ impl DlqService {
         sweep(&call, types, items)?;
         let failures = std::mem::take(&mut call.tally.counts().failures);
         let mut escalated = 0;
-        for chunk in failures.chunks(ESCALATE_CHUNK) {
+        for chunk in failures.chunks(CHANGES_AT_ONCE) {
             match self.escalate(&*repository, service_name, chunk) {
                 Ok(count) => escalated += count,
                 Err(error) => call.tally.fail(error.to_string()),

@@ -11,7 +11,7 @@ use super::tally::{EarlyStop, Skip};
 use super::{DlqService, ReplayOptions};
 use crate::config::DlqConfig;
 use crate::entry::{Entry, EntryId, Status, Timestamp};
-use crate::error::{DlqError, DlqResult, Error};
+use crate::error::{DlqError, DlqResult};
 use crate::replay::contain_of;
 use crate::repository::FailedOperationRepository;
 use crate::service::retry::disabled;
@@ -76,7 +76,7 @@ impl DlqService {
     ///
     /// # Errors
     ///
-    /// [`DlqError::Engine`] with [`Error::Invalid`] when the cap is out of its bounds.
+    /// [`DlqError::Engine`] with [`Error::Invalid`](crate::Error::Invalid) when the cap is out of its bounds.
     pub fn throttle(&self, rate_max: Option<f64>) -> DlqResult<AdaptiveThrottle> {
         let config = self.config();
         let settings = ThrottleConfig {
@@ -223,16 +223,7 @@ impl DlqService {
         };
         let ended = run(repository, config, &*handler, &entry, leased, None);
         permit.tell(ended.feedback());
-        let entry = match repository.complete_replay(leased, &ended.completion) {
-            Ok(entry) => entry,
-            Err(error) => {
-                if let Error::LeaseLost { .. } = error {
-                    self.tell_lost(repository, &ended);
-                }
-                return Err(error.into());
-            }
-        };
-        self.tell_ended(repository, &ended, &entry);
+        self.put_on_record(repository, &ended)?;
         Ok(match ended.ending {
             super::Ending::Success => {
                 DlqThrottleReplayResult { success: true, ..DlqThrottleReplayResult::default() }
