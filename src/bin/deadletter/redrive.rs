@@ -5,7 +5,6 @@ use clap::Args;
 
 use crate::args::EntryName;
 use crate::failure::{Exit, Refusal};
-use crate::handler::{self, Stop};
 use crate::retry;
 use crate::settings::Context;
 
@@ -51,17 +50,7 @@ fn parse_text(text: &str) -> Result<String, Refusal> {
 }
 
 pub fn redrive(context: &Context, args: &RedriveArgs) -> Result<Exit> {
-    context.require_store()?;
-    let stop = Stop::default();
-    let handler = handler::handler(context, args.exec.as_deref(), &stop)?;
-    let mut exit = Exit::Done;
-    context.with_service(|service, act| {
-        stop.hold()?;
-        service.handlers().register_default(handler);
-        let id = context.id_of(service, args.id)?;
-        let result = service.force_redrive_entry(id, &act.actor, &args.reason, &args.ticket)?;
-        exit = retry::print(context, &result)?;
-        Ok(())
-    })?;
-    Ok(exit)
+    retry::replay_one(context, args.id, args.exec.as_deref(), |service, id, act| {
+        service.force_redrive_entry(id, &act.actor, &args.reason, &args.ticket)
+    })
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use deadletter::RetryResult;
+use deadletter::{Act, DlqResult, DlqService, EntryId, RetryResult};
 
 use crate::args::EntryName;
 use crate::failure::Exit;
@@ -26,27 +26,38 @@ pub struct RetryArgs {
 }
 
 pub fn retry(context: &Context, args: &RetryArgs) -> Result<Exit> {
+    replay_one(context, args.id, args.exec.as_deref(), |service, id, act| {
+        service.retry_entry(id, Some(act))
+    })
+}
+
+/// Replays one entry in this way, prints what became of it, and says how to exit.
+pub fn replay_one(
+    context: &Context,
+    name: EntryName,
+    exec: Option<&str>,
+    replay: impl FnOnce(&DlqService, EntryId, &Act) -> DlqResult<RetryResult>,
+) -> Result<Exit> {
     context.require_store()?;
     let stop = Stop::default();
-    let handler = handler::handler(context, args.exec.as_deref(), &stop)?;
+    let handler = handler::handler(context, exec, &stop)?;
     let mut exit = Exit::Done;
     context.with_service(|service, act| {
         stop.hold()?;
         service.handlers().register_default(handler);
-        let id = context.id_of(service, args.id)?;
-        exit = print(context, &service.retry_entry(id, Some(act))?)?;
-        Ok(())
+        let result = replay(service, context.id_of(service, name)?, act)?;
+        if !result.success {
+            exit = Exit::Failed;
+        }
+        print(context, &result)
     })?;
     Ok(exit)
 }
 
-/// Prints what became of the entry, and says how to exit.
-pub fn print(context: &Context, result: &RetryResult) -> Result<Exit> {
+fn print(context: &Context, result: &RetryResult) -> Result<()> {
     if context.output.json {
-        context.output.json(result)?;
-    } else {
-        let RetryResult { id, status, message, .. } = result;
-        context.output.line(&crate::output::escape(&format!("{id} {status}: {message}")))?;
+        return context.output.json(result);
     }
-    Ok(if result.success { Exit::Done } else { Exit::Failed })
+    let RetryResult { id, status, message, .. } = result;
+    context.output.line(&crate::output::escape(&format!("{id} {status}: {message}")))
 }

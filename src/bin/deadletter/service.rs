@@ -57,7 +57,8 @@ impl Context {
         }
     }
 
-    fn service_over(&self, engine: Engine) -> DlqService {
+    /// The service over an open store.
+    pub fn service_over(&self, engine: Engine) -> DlqService {
         let repository: Arc<dyn FailedOperationRepository> = Arc::new(engine);
         DlqService::new(Some(self.service_config()), Some(repository))
     }

@@ -1,10 +1,8 @@
 //! Statistics, the accounting of every entry ever offered, and the bytes on disk.
 
-use std::sync::Arc;
-
 use anyhow::{Context as _, Result};
 use clap::Args;
-use deadletter::{DlqConfig, DlqService, Engine, FailedOperationRepository, Status};
+use deadletter::{DlqService, Engine, Status};
 use serde_json::{Map, Value, json};
 
 use crate::failure::Exit;
@@ -32,7 +30,7 @@ const STATUS_KEYS: [(&str, Status); 9] = [
 
 pub fn stats(context: &Context) -> Result<Exit> {
     let engine = context.open_reader()?;
-    let statistics = collect(&engine)?;
+    let statistics = collect(&engine, &context.service_over(engine.clone()))?;
     context.warn_of_damage(&engine);
     if context.output.json {
         context.output.json(&statistics)?;
@@ -44,25 +42,23 @@ pub fn stats(context: &Context) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn collect(engine: &Engine) -> Result<Map<String, Value>> {
-    let statistics = engine.statistics()?;
+fn collect(engine: &Engine, service: &DlqService) -> Result<Map<String, Value>> {
+    let stats = service.get_stats()?;
+    let statistics = &stats.statistics;
     let mut all = Map::new();
     for (key, status) in STATUS_KEYS {
         let count = statistics.by_status.get(&status).copied().unwrap_or(0);
         all.insert(key.to_owned(), count.into());
     }
     let act = "cannot write the statistics";
-    if let Value::Object(fields) = serde_json::to_value(&statistics).context(act)? {
+    if let Value::Object(fields) = serde_json::to_value(statistics).context(act)? {
         all.extend(fields);
     }
-    let (accounting, bytes) = (engine.accounting()?, engine.bytes()?);
-    all.insert("accounting".into(), serde_json::to_value(accounting).context(act)?);
+    let (bytes, cleanup) = (engine.bytes()?, service.get_cleanup_stats()?);
+    all.insert("accounting".into(), serde_json::to_value(stats.accounting).context(act)?);
     all.insert("bytes".into(), serde_json::to_value(bytes).context(act)?);
-    let cleanup = engine.get_cleanup_stats(engine.now())?;
     all.insert("cleanup".into(), serde_json::to_value(cleanup).context(act)?);
-    let repository: Arc<dyn FailedOperationRepository> = Arc::new(engine.clone());
-    let counters = DlqService::new(Some(DlqConfig::default()), Some(repository)).get_stats()?;
-    all.insert("counters".into(), serde_json::to_value(counters.counters).context(act)?);
+    all.insert("counters".into(), serde_json::to_value(stats.counters).context(act)?);
     all.insert("health".into(), health(engine));
     Ok(all)
 }
