@@ -3,6 +3,7 @@
 //! A scan never stops at damage: it looks on, at steps of eight bytes, for the next header whose
 //! salted checksum holds, and reports the hole between.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,7 +87,15 @@ impl SegmentFile {
             len,
             map: None,
         };
-        segment.trailer = segment.read_trailer()?;
+        segment.trailer = match segment.read_trailer() {
+            // Its owner sealed and cut it since it was measured, which happens once.
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::UnexpectedEof => {
+                let len = segment.file.len();
+                segment.len = len.map_err(|error| Error::io("measure", path, error))?;
+                segment.read_trailer()?
+            }
+            read => read?,
+        };
         if map && segment.trailer.is_some() {
             let mapped = segment.file.map();
             segment.map = mapped.map_err(|error| Error::io("map", path, error))?;
