@@ -12,14 +12,14 @@ mod when;
 mod tests;
 
 pub use body::{
-    ChangeBody, DrainedBody, EntryBody, Loss, SegmentItem, SegmentSet, Tally, Totals, key_hash,
-    uuid_text,
+    ChangeBody, ClockBody, DrainedBody, DropBody, EntryBody, Jump, Loss, PendingJump, ReplaceBody,
+    SegmentEnd, SegmentItem, SegmentSet, SummaryBody, Tally, Totals, key_hash, uuid_text,
 };
 pub use file::{
-    CHECKPOINT_LEN, CHECKPOINT_NAMES, Checkpoint, FALLBACK_DIR, FileName, INDEX_DIR, LOCK_NAME,
-    LOCK_NOTE_LEN, LOG_DIR, LockNote, Predecessor, QUARANTINE_DIR, SEGMENT_HEADER_COPY,
+    BALLAST_NAME, CHECKPOINT_LEN, CHECKPOINT_NAMES, Checkpoint, FALLBACK_DIR, FileName, INDEX_DIR,
+    LOCK_NAME, LOCK_NOTE_LEN, LOG_DIR, LockNote, Predecessor, QUARANTINE_DIR, SEGMENT_HEADER_COPY,
     SEGMENT_HEADER_LEN, STORE_LEN, STORE_NAME, SegmentHeader, StoreHeader, VERSION_MAJOR,
-    VERSION_MINOR, fallback_name, hex, next_name, quarantine_name, segment_name,
+    VERSION_MINOR, fallback_name, hex, next_name, quarantine_name, rewriting_name, segment_name,
 };
 pub use footer::{ENTRY_ROW_LEN, FOOTER_TRAILER_LEN, FooterTrailer, decode_entry_row};
 pub use record::{

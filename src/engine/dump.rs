@@ -9,7 +9,8 @@ use crate::entry::Timestamp;
 use crate::env::{Disk, Env, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::{
-    self, ChangeBody, DrainedBody, EntryBody, Frame, Kind, Loss, SEGMENT_HEADER_LEN, SegmentSet,
+    self, ChangeBody, ClockBody, DrainedBody, DropBody, EntryBody, Frame, Kind, Loss, ReplaceBody,
+    SEGMENT_HEADER_LEN, SegmentSet, SummaryBody,
 };
 use crate::log::{Item, SegmentFile};
 
@@ -24,8 +25,8 @@ pub struct FrameInfo {
     pub offset: u64,
     /// Its sequence number.
     pub lsn: u64,
-    /// `entry`, `change`, `segment_set`, `lost`, `drained`, `mark`, or `hole` for bytes that are
-    /// no frame.
+    /// `entry`, `change`, `drop`, `replace`, `segment_set`, `lost`, `drained`, `mark`, `clock`,
+    /// `summary`, `dictionary`, or `hole` for bytes that are no frame.
     pub kind: &'static str,
     /// The length of its body, or of the hole.
     pub len: u64,
@@ -167,6 +168,24 @@ fn describe(frame: &Frame) -> Option<String> {
             let body: DrainedBody = format::decode_body(frame).ok()?;
             format!("{} with {} entries", format::fallback_name(&body.uuid), body.entries)
         }
-        Kind::Mark | Kind::Other(_) => String::new(),
+        Kind::Drop => {
+            let DropBody { segment, generation } = format::decode_body(frame).ok()?;
+            format::segment_name(segment, generation)
+        }
+        Kind::Replace => {
+            let body: ReplaceBody = format::decode_body(frame).ok()?;
+            let old = body.old.iter().map(|old| format::segment_name(old.segment, old.generation));
+            let new = format::segment_name(body.new.segment, body.new.generation);
+            format!("{} by {new}", old.collect::<Vec<_>>().join(", "))
+        }
+        Kind::Clock => {
+            let body: ClockBody = format::decode_body(frame).ok()?;
+            format!("wall {}, trusted {}, {} jumps", body.wall, body.trusted, body.jumps)
+        }
+        Kind::Summary => {
+            let body: SummaryBody = format::decode_body(frame).ok()?;
+            format!("{} stands for {} entries", body.id, body.count)
+        }
+        Kind::Mark | Kind::Dictionary | Kind::Other(_) => String::new(),
     })
 }

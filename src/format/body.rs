@@ -11,6 +11,10 @@ use crate::entry::{Cause, Json, State, Timestamp};
 
 /// The bytes that version 2 added at the end of a state.
 const STATE_ADDED: usize = 1 + 4 + 4;
+/// The bytes that version 3 added at the end of a segment set when there is nothing to say.
+const SET_ADDED: usize = 8 + CLOCK_LEN + 8;
+/// The bytes of a clock that says nothing.
+const CLOCK_LEN: usize = 8 + 8 + 1 + 8 + 1;
 
 /// The body of an entry record, version 2.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +80,7 @@ pub struct Totals {
     pub lost: u64,
 }
 
-/// One segment in a [`SegmentSet`].
+/// One segment in a [`SegmentSet`], and in a [`ReplaceBody`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentItem {
     /// The segment.
@@ -108,7 +112,112 @@ pub struct Loss {
     pub entries: u64,
 }
 
-/// The body of a segment-set record, version 2: all that must be known of older segments.
+/// Where a segment that takes no more records ends, and what is folded into it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentEnd {
+    /// Where its records end; 0 when nobody says.
+    pub end: u64,
+    /// The CRC of its footer's trailer; 0 when nobody vouches for a footer.
+    pub footer_crc: u32,
+    /// Changes up to this sequence number are folded into its entries.
+    pub folded_lsn: u64,
+}
+
+/// The body of a drop record: a segment that holds nothing alive is gone from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropBody {
+    /// The segment.
+    pub segment: u64,
+    /// Its generation.
+    pub generation: u32,
+}
+
+/// The body of a replace record: a rewritten segment stands in for others from then on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceBody {
+    /// The segments whose place it takes, neighbors by rising number. The first has its number.
+    pub old: Vec<DropBody>,
+    /// The rewritten segment.
+    pub new: SegmentItem,
+    /// Where it ends and what is folded into it.
+    pub end: SegmentEnd,
+}
+
+/// A jump of the wall clock that is not believed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingJump {
+    /// The wall clock on the other side of it, when it was last seen.
+    pub wall: Timestamp,
+    /// How long this process and those before were up since the jump, in milliseconds.
+    pub uptime_ms: u64,
+}
+
+/// The last jump of the wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jump {
+    /// What it should have shown.
+    pub from: Timestamp,
+    /// What it showed.
+    pub to: Timestamp,
+}
+
+/// The body of a clock record: what was known of the time when it was written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockBody {
+    /// What the wall clock showed.
+    pub wall: Timestamp,
+    /// The time by which entries age.
+    pub trusted: Timestamp,
+    /// A jump that is not believed yet.
+    pub pending: Option<PendingJump>,
+    /// Jumps since the store was made.
+    pub jumps: u64,
+    /// The last of them.
+    pub last_jump: Option<Jump>,
+}
+
+/// The body of a summary record: what is left of entries that were evicted. The newest with an id
+/// counts.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SummaryBody {
+    /// Its id.
+    pub id: String,
+    /// The domain of the entries.
+    pub domain: String,
+    /// Their failure type.
+    pub failure_type: String,
+    /// Their error code.
+    pub error_code: String,
+    /// How many they are.
+    pub count: u64,
+    /// The earliest creation among them.
+    pub first_seen: Timestamp,
+    /// The latest creation among them.
+    pub last_seen: Timestamp,
+    /// The error message of the newest one.
+    pub sample_error_message: String,
+    /// Some fields of the newest one.
+    pub sample_context: Json,
+    /// 0 active, 1 stale, 2 archived.
+    pub status: u8,
+    /// When it was made.
+    pub compressed_at: Timestamp,
+    /// When it became stale.
+    pub stale_at: Option<Timestamp>,
+    /// When it was archived.
+    pub archived_at: Option<Timestamp>,
+}
+
+impl std::fmt::Debug for SummaryBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SummaryBody")
+            .field("id", &self.id)
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The body of a segment-set record, version 3: all that must be known of older segments.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentSet {
     /// The older segments, by number.
@@ -121,6 +230,12 @@ pub struct SegmentSet {
     pub drained: Vec<[u8; 16]>,
     /// How many records of each cause they hold or held, and the segments before them.
     pub tallies: Vec<Tally>,
+    /// Where the segments end, in their order; none in a body of version 1 or 2.
+    pub ends: Vec<SegmentEnd>,
+    /// What was known of the time.
+    pub clock: ClockBody,
+    /// What is left of evicted entries.
+    pub summaries: Vec<SummaryBody>,
 }
 
 /// The body of a drained record, version 1.
@@ -148,35 +263,44 @@ pub(crate) fn encode_body<T: Serialize>(body: &T) -> Result<Vec<u8>, FormatError
 pub(crate) trait Body: DeserializeOwned {
     /// The records that have it.
     const KIND: Kind;
-    /// How many bytes of zeros make a body of version 1 one of the newest version: each version
-    /// only adds at the end.
-    const ADDED: usize;
+    /// How many bytes of zeros make a body of each older version, from 1 on, one of the newest
+    /// version: each version only adds at the end.
+    const ADDED: &'static [usize];
 }
 
 impl Body for EntryBody {
     const KIND: Kind = Kind::Entry;
-    const ADDED: usize = STATE_ADDED;
+    const ADDED: &'static [usize] = &[STATE_ADDED];
 }
 
 impl Body for ChangeBody {
     const KIND: Kind = Kind::Change;
-    const ADDED: usize = STATE_ADDED + 1 + 8 + 8;
+    const ADDED: &'static [usize] = &[STATE_ADDED + 1 + 8 + 8];
 }
 
 impl Body for SegmentSet {
     const KIND: Kind = Kind::SegmentSet;
-    const ADDED: usize = 8;
+    const ADDED: &'static [usize] = &[8 + SET_ADDED, SET_ADDED];
 }
 
-impl Body for Loss {
-    const KIND: Kind = Kind::Lost;
-    const ADDED: usize = 0;
+/// Bodies that have had one version so far.
+macro_rules! first_version {
+    ($($body:ident is $kind:ident),+) => {
+        $(impl Body for $body {
+            const KIND: Kind = Kind::$kind;
+            const ADDED: &'static [usize] = &[];
+        })+
+    };
 }
 
-impl Body for DrainedBody {
-    const KIND: Kind = Kind::Drained;
-    const ADDED: usize = 0;
-}
+first_version!(
+    Loss is Lost,
+    DrainedBody is Drained,
+    DropBody is Drop,
+    ReplaceBody is Replace,
+    ClockBody is Clock,
+    SummaryBody is Summary
+);
 
 /// Reads the body of a record whose checksum was already found right.
 pub(crate) fn decode_body<T: Body>(frame: &Frame) -> Result<T, FormatError> {
@@ -185,16 +309,14 @@ pub(crate) fn decode_body<T: Body>(frame: &Frame) -> Result<T, FormatError> {
 
 /// Reads the bytes of a body of a version.
 pub(crate) fn decode_bytes<T: Body>(version: u16, bytes: &[u8]) -> Result<T, FormatError> {
-    let read = if version == T::KIND.body_version() {
-        options().deserialize(bytes)
-    } else if version == 1 {
-        let mut whole = bytes.to_vec();
-        whole.resize(bytes.len() + T::ADDED, 0);
-        options().deserialize(&whole)
-    } else {
-        return Err(FormatError::Field("body version"));
-    };
-    read.map_err(|_| FormatError::Field("body"))
+    if version == T::KIND.body_version() {
+        return options().deserialize(bytes).map_err(|_| FormatError::Field("body"));
+    }
+    let added = usize::from(version).checked_sub(1).and_then(|older| T::ADDED.get(older));
+    let added = added.ok_or(FormatError::Field("body version"))?;
+    let mut whole = bytes.to_vec();
+    whole.resize(bytes.len() + added, 0);
+    options().deserialize(&whole).map_err(|_| FormatError::Field("body"))
 }
 
 impl EntryBody {

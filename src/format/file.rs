@@ -5,7 +5,7 @@ use super::{FormatError, Reader, checked, sealed};
 /// The newest format version that this build reads and writes; the major one must match.
 pub const VERSION_MAJOR: u16 = 1;
 /// The minor version: a reader of the same major version reads any.
-pub const VERSION_MINOR: u16 = 1;
+pub const VERSION_MINOR: u16 = 2;
 
 /// The file that makes a directory a store.
 pub const STORE_NAME: &str = "STORE";
@@ -13,6 +13,8 @@ pub const STORE_NAME: &str = "STORE";
 pub const LOCK_NAME: &str = "LOCK";
 /// The two checkpoint slots, written in turn.
 pub const CHECKPOINT_NAMES: [&str; 2] = ["CKPT.0", "CKPT.1"];
+/// Space that is kept for a full disk.
+pub const BALLAST_NAME: &str = "BALLAST";
 /// The folder of the segments.
 pub const LOG_DIR: &str = "log";
 /// The folder of the index, derived and disposable.
@@ -47,6 +49,8 @@ pub enum FileName {
     Segment(u64, u32),
     /// A segment that is being prepared.
     Next(u64),
+    /// A segment that is being rewritten: number and generation.
+    Rewriting(u64, u32),
     /// A fallback file, by its uuid.
     Fallback([u8; 16]),
     /// Not a name of ours.
@@ -61,6 +65,11 @@ pub fn segment_name(segment: u64, generation: u32) -> String {
 /// The name of a segment's file while it is prepared.
 pub fn next_name(segment: u64) -> String {
     format!("{segment:016x}.next")
+}
+
+/// The name of a segment's file while it is rewritten.
+pub fn rewriting_name(segment: u64, generation: u32) -> String {
+    format!("{segment:016x}-{generation:04x}.tmp")
 }
 
 /// The name of a fallback file.
@@ -92,13 +101,20 @@ impl FileName {
             let stem = stem.strip_suffix(".seg")?;
             let uuid = u128::from_str_radix(stem, 16).ok()?.to_be_bytes();
             (Self::Fallback(uuid), fallback_name(&uuid))
+        } else if let Some(stem) = name.strip_suffix(".tmp") {
+            let (segment, generation) = Self::parse_numbers(stem)?;
+            (Self::Rewriting(segment, generation), rewriting_name(segment, generation))
         } else {
-            let (segment, generation) = name.strip_suffix(".seg")?.split_once('-')?;
-            let segment = u64::from_str_radix(segment, 16).ok()?;
-            let generation = u32::from_str_radix(generation, 16).ok()?;
+            let (segment, generation) = Self::parse_numbers(name.strip_suffix(".seg")?)?;
             (Self::Segment(segment, generation), segment_name(segment, generation))
         };
         (text == name).then_some(parsed)
+    }
+
+    fn parse_numbers(stem: &str) -> Option<(u64, u32)> {
+        let (segment, generation) = stem.split_once('-')?;
+        let segment = u64::from_str_radix(segment, 16).ok()?;
+        Some((segment, u32::from_str_radix(generation, 16).ok()?))
     }
 }
 

@@ -16,6 +16,10 @@ pub enum Kind {
     Entry,
     /// An entry's state changed.
     Change,
+    /// A segment that holds nothing alive is gone.
+    Drop,
+    /// A rewritten segment stands in for others.
+    Replace,
     /// The segments that make up the log, and the totals; first group of each segment.
     SegmentSet,
     /// Records were lost to damage.
@@ -24,6 +28,12 @@ pub enum Kind {
     Drained,
     /// Nothing: ends a group that is about to be synced.
     Mark,
+    /// What is known of the time.
+    Clock,
+    /// What is left of evicted entries.
+    Summary,
+    /// What the compressed bodies of this segment were compressed with.
+    Dictionary,
     /// A kind of a later version that may be skipped.
     Other(u8),
 }
@@ -34,10 +44,15 @@ impl Kind {
         match self {
             Self::Entry => 1,
             Self::Change => 2,
+            Self::Drop => 5,
+            Self::Replace => 6,
             Self::SegmentSet => 7,
             Self::Lost => 8,
             Self::Drained => 9,
             Self::Mark => 10,
+            Self::Clock => 11,
+            Self::Summary => 12,
+            Self::Dictionary => 13,
             Self::Other(number) => number,
         }
     }
@@ -47,10 +62,15 @@ impl Kind {
         match number {
             1 => Some(Self::Entry),
             2 => Some(Self::Change),
+            5 => Some(Self::Drop),
+            6 => Some(Self::Replace),
             7 => Some(Self::SegmentSet),
             8 => Some(Self::Lost),
             9 => Some(Self::Drained),
             10 => Some(Self::Mark),
+            11 => Some(Self::Clock),
+            12 => Some(Self::Summary),
+            13 => Some(Self::Dictionary),
             128.. => Some(Self::Other(number)),
             _ => None,
         }
@@ -59,8 +79,9 @@ impl Kind {
     /// The version of the bodies that are written now, the newest that can be read.
     pub const fn body_version(self) -> u16 {
         match self {
-            Self::Entry | Self::Change | Self::SegmentSet => 2,
-            Self::Lost | Self::Drained | Self::Mark | Self::Other(_) => 1,
+            Self::SegmentSet => 3,
+            Self::Entry | Self::Change => 2,
+            _ => 1,
         }
     }
 
@@ -69,10 +90,15 @@ impl Kind {
         match self {
             Self::Entry => "entry",
             Self::Change => "change",
+            Self::Drop => "drop",
+            Self::Replace => "replace",
             Self::SegmentSet => "segment_set",
             Self::Lost => "lost",
             Self::Drained => "drained",
             Self::Mark => "mark",
+            Self::Clock => "clock",
+            Self::Summary => "summary",
+            Self::Dictionary => "dictionary",
             Self::Other(_) => "other",
         }
     }
@@ -86,6 +112,8 @@ pub struct Flags {
     pub more_of_batch: bool,
     /// The record before belongs to the same atomic batch.
     pub continues_batch: bool,
+    /// The body is compressed.
+    pub compressed: bool,
     /// Brought home from a fallback file.
     pub drained: bool,
     /// The last record of its commit group: a sync follows it.
@@ -95,22 +123,25 @@ pub struct Flags {
 impl Flags {
     const MORE_OF_BATCH: u8 = 1;
     const CONTINUES_BATCH: u8 = 2;
+    const COMPRESSED: u8 = 4;
     const DRAINED: u8 = 8;
     const LAST_OF_GROUP: u8 = 16;
 
     fn to_bits(self) -> u8 {
         u8::from(self.more_of_batch) * Self::MORE_OF_BATCH
             + u8::from(self.continues_batch) * Self::CONTINUES_BATCH
+            + u8::from(self.compressed) * Self::COMPRESSED
             + u8::from(self.drained) * Self::DRAINED
             + u8::from(self.last_of_group) * Self::LAST_OF_GROUP
     }
 
     fn from_bits(bits: u8) -> Option<Self> {
         let batch = Self::MORE_OF_BATCH | Self::CONTINUES_BATCH;
-        let known = batch | Self::DRAINED | Self::LAST_OF_GROUP;
+        let known = batch | Self::COMPRESSED | Self::DRAINED | Self::LAST_OF_GROUP;
         (bits & !known == 0).then_some(Self {
             more_of_batch: bits & Self::MORE_OF_BATCH != 0,
             continues_batch: bits & Self::CONTINUES_BATCH != 0,
+            compressed: bits & Self::COMPRESSED != 0,
             drained: bits & Self::DRAINED != 0,
             last_of_group: bits & Self::LAST_OF_GROUP != 0,
         })

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 
 use super::{
-    ChangeBody, ChangeRow, DrainedBody, EntryBody, EntryRow, FOOTER_TRAILER_LEN, FooterTrailer,
-    FormatError, Loss, RECORD_ALIGN, SegmentSet, Summary, TIME_NONE, When, decode_bytes,
-    decode_footer, encode_footer, footer_len,
+    ChangeBody, ChangeRow, ClockBody, DrainedBody, DropBody, EntryBody, EntryRow,
+    FOOTER_TRAILER_LEN, FooterTrailer, FormatError, Loss, RECORD_ALIGN, ReplaceBody, SegmentSet,
+    Summary, SummaryBody, TIME_NONE, When, body::Body, decode_bytes, decode_footer, encode_body,
+    encode_footer, footer_len,
 };
 use crate::entry::Status;
 
@@ -95,10 +96,14 @@ proptest! {
     fn hostile_bodies_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         drop(decode_bytes::<EntryBody>(2, &bytes));
         drop(decode_bytes::<ChangeBody>(2, &bytes));
-        drop(decode_bytes::<SegmentSet>(2, &bytes));
-        // The two with a fixed length have no other value that could be read.
+        drop(decode_bytes::<SegmentSet>(3, &bytes));
+        drop(decode_bytes::<ReplaceBody>(1, &bytes));
+        let _ = decode_bytes::<ClockBody>(1, &bytes);
+        drop(decode_bytes::<SummaryBody>(1, &bytes));
+        // Those with a fixed length have no other value that could be read.
         prop_assert_eq!(decode_bytes::<Loss>(1, &bytes).is_ok(), bytes.len() == 48);
         prop_assert_eq!(decode_bytes::<DrainedBody>(1, &bytes).is_ok(), bytes.len() == 24);
+        prop_assert_eq!(decode_bytes::<DropBody>(1, &bytes).is_ok(), bytes.len() == 12);
     }
 }
 
@@ -112,7 +117,7 @@ fn a_length_beyond_the_body_is_refused_before_it_is_believed() {
         assert!(decode_bytes::<EntryBody>(2, &entry).is_err(), "{len}");
         let mut set = len.to_le_bytes().to_vec();
         set.extend_from_slice(&[0; 64]);
-        assert!(decode_bytes::<SegmentSet>(2, &set).is_err(), "{len}");
+        assert!(decode_bytes::<SegmentSet>(3, &set).is_err(), "{len}");
     }
 }
 
@@ -159,5 +164,16 @@ proptest! {
         }
         footer.changes.pop();
         prop_assert_eq!(footer.agrees_with(&records), records.changes.is_empty());
+    }
+}
+
+#[test]
+fn an_older_body_reads_as_if_it_said_nothing_of_what_came_later() {
+    let bytes = encode_body(&SegmentSet::default()).unwrap();
+    let added = SegmentSet::ADDED;
+    assert_eq!(added.len(), 2, "versions 1 and 2");
+    for (version, added) in (1..).zip(added) {
+        let older = &bytes[..bytes.len() - added];
+        assert_eq!(decode_bytes::<SegmentSet>(version, older), Ok(SegmentSet::default()));
     }
 }

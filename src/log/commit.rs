@@ -150,7 +150,7 @@ impl Commit {
                 more_of_batch: index + 1 < count,
                 continues_batch: index > 0,
                 drained: draft.drained,
-                last_of_group: false,
+                ..Flags::default()
             };
             let lsn = state.next_lsn;
             state.next_lsn += 1;

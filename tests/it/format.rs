@@ -110,7 +110,7 @@ fn store_layout() -> String {
         constants: vec![
             (0, b"DLQSTOR\n".to_vec(), "magic, \"DLQSTOR\" 0a"),
             (8, vec![1, 0], "major version, 1"),
-            (10, vec![1, 0], "minor version, 1"),
+            (10, vec![2, 0], "minor version, 2"),
             (12, vec![0; 4], "flags, none yet"),
         ],
         crc_text: "CRC of all bytes before",
@@ -149,7 +149,7 @@ fn segment_layout() -> String {
         constants: vec![
             (0, b"DLQSEG\x1a\n".to_vec(), "magic, \"DLQSEG\" 1a 0a"),
             (8, vec![1, 0], "major version, 1"),
-            (10, vec![1, 0], "minor version, 1"),
+            (10, vec![2, 0], "minor version, 2"),
             (12, vec![128, 0, 0, 0], "length of this structure, 128"),
         ],
         crc_text: "CRC of all bytes before",
@@ -368,10 +368,15 @@ fn kind_table() -> String {
     let meaning = |kind: Kind| match kind {
         Kind::Entry => "an entry was stored",
         Kind::Change => "the state of an entry changed",
+        Kind::Drop => "a segment that holds nothing alive is gone",
+        Kind::Replace => "a rewritten segment stands in for others",
         Kind::SegmentSet => "the older segments and the totals",
         Kind::Lost => "records were lost to damage",
         Kind::Drained => "a fallback file was brought home",
         Kind::Mark => "nothing: ends a group",
+        Kind::Clock => "what is known of the time",
+        Kind::Summary => "what is left of evicted entries",
+        Kind::Dictionary => "what compressed bodies of this segment need",
         Kind::Other(_) => "may be skipped",
     };
     let mut table = String::from("record kinds\nnumber  name\n");
@@ -389,13 +394,14 @@ fn kind_table() -> String {
 }
 
 fn flag_table() -> String {
-    let flags: [Field<Flags>; 4] = [
+    let flags: [Field<Flags>; 5] = [
         ("more of batch: the next record belongs to the same batch", 1, |flags| {
             flags.more_of_batch = true;
         }),
         ("continues batch: the record before belongs to the same batch", 1, |flags| {
             flags.continues_batch = true;
         }),
+        ("compressed: the body is compressed", 1, |flags| flags.compressed = true),
         ("drained: brought home from a fallback file", 1, |flags| flags.drained = true),
         ("last of group: a sync follows this record", 1, |flags| flags.last_of_group = true),
     ];
@@ -470,7 +476,7 @@ prop_compose! {
 }
 
 fn any_kind() -> impl Strategy<Value = Kind> {
-    prop::sample::select(vec![1, 2, 7, 8, 9, 10, 128, 200, 255])
+    prop::sample::select(vec![1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 13, 128, 200, 255])
         .prop_map(|number| Kind::from_number(number).unwrap())
 }
 
@@ -480,10 +486,10 @@ prop_compose! {
         (ordinal, body_version) in any::<(u32, u16)>(),
         body_len in 0..=RECORD_BODY_MAX,
         kind in any_kind(),
-        (more_of_batch, continues_batch, drained, last_of_group) in
-            any::<(bool, bool, bool, bool)>(),
+        (more_of_batch, continues_batch, compressed, drained, last_of_group) in
+            any::<(bool, bool, bool, bool, bool)>(),
     ) -> RecordHeader {
-        let flags = Flags { more_of_batch, continues_batch, drained, last_of_group };
+        let flags = Flags { more_of_batch, continues_batch, compressed, drained, last_of_group };
         RecordHeader {
             body_len, lsn, body_crc, kind, flags, body_version, time_ms, group, ordinal,
         }
@@ -617,6 +623,9 @@ proptest! {
                 deadletter::format::segment_name(number, generation)
             }
             FileName::Next(number) => deadletter::format::next_name(number),
+            FileName::Rewriting(number, generation) => {
+                deadletter::format::rewriting_name(number, generation)
+            }
             FileName::Fallback(uuid) => deadletter::format::fallback_name(&uuid),
             FileName::Foreign => name.clone(),
         };
@@ -628,13 +637,13 @@ proptest! {
 fn a_newer_major_version_is_refused_as_such() {
     let mut store = store_header().encode();
     store[8] = 2;
-    assert_eq!(StoreHeader::decode(&store), Err(FormatError::Version(2, 1)));
+    assert_eq!(StoreHeader::decode(&store), Err(FormatError::Version(2, 2)));
     let mut copy = SegmentHeader { salt: 1, ..segment_header() }.encode();
     copy.truncate(124);
     copy[8] = 2;
     let mut page = sealed(copy, 0);
     page.resize(usize::try_from(SEGMENT_HEADER_LEN).unwrap(), 0);
-    assert_eq!(SegmentHeader::decode(&page), Err(FormatError::Version(2, 1)));
+    assert_eq!(SegmentHeader::decode(&page), Err(FormatError::Version(2, 2)));
     let mut minor = store_header().encode();
     minor.truncate(STORE_LEN - 4);
     minor[10] = 9;

@@ -206,12 +206,46 @@ mirror!(
     "tally",
     Tally { domain: String, failure_type: String, counts: Vec<Count> }
 );
+mirror!("segment end", "segment end", SegmentEnd { end: u64, footer_crc: u32, folded_lsn: u64 });
+mirror!("pending jump", "pending jump", PendingJump { wall: Time, uptime_ms: u64 });
+mirror!("jump", "jump", Jump { from: Time, to: Time });
+mirror!("clock", "clock body", ClockBody {
+    wall: Time,
+    trusted: Time,
+    pending: Option<PendingJump>,
+    jumps: u64,
+    last_jump: Option<Jump>,
+});
+mirror!("summary", "summary body", SummaryBody {
+    id: String,
+    domain: String,
+    failure_type: String,
+    error_code: String,
+    count: u64,
+    first_seen: Time,
+    last_seen: Time,
+    sample_error_message: String,
+    sample_context: JsonText,
+    status: u8,
+    compressed_at: Time,
+    stale_at: Option<Time>,
+    archived_at: Option<Time>,
+});
 mirror!("segment set", "segment set body", SegmentSet {
     segments: Vec<SegmentItem>,
     totals: Totals,
     losses: Vec<Loss>,
     drained: Vec<[u8; 16]>,
     tallies: Vec<Tally>,
+    ends: Vec<SegmentEnd>,
+    clock: ClockBody,
+    summaries: Vec<SummaryBody>,
+});
+mirror!("drop", "drop body", DropBody { segment: u64, generation: u32 });
+mirror!("replace", "replace body", ReplaceBody {
+    old: Vec<DropBody>,
+    new: SegmentItem,
+    end: SegmentEnd,
 });
 mirror!("drained", "drained body", DrainedBody { uuid: [u8; 16], entries: u64 });
 
@@ -256,8 +290,15 @@ fn the_document_lists_every_field_in_order() {
         Totals::fields(),
         Tally::fields(),
         Count::fields(),
+        SegmentEnd::fields(),
+        DropBody::fields(),
+        ReplaceBody::fields(),
         Loss::fields(),
         DrainedBody::fields(),
+        ClockBody::fields(),
+        PendingJump::fields(),
+        Jump::fields(),
+        SummaryBody::fields(),
     ];
     assert_eq!(documented.len(), wanted.len(), "{documented:#?}");
     for (documented, wanted) in documented.iter().zip(&wanted) {
@@ -281,20 +322,22 @@ macro_rules! check {
     }};
 }
 
-/// What version 2 of a body has behind version 1: a longer body is read with zeros there.
-fn added(kind: real::Kind) -> usize {
+/// What the newest version of a body has behind an older one: a body is read with zeros there.
+fn added(kind: real::Kind, version: u16) -> usize {
     let state = 1 + 4 + 4;
-    match kind {
-        real::Kind::Entry => state,
-        real::Kind::Change => state + 1 + 8 + 8,
-        real::Kind::SegmentSet => 8,
+    let set = 8 + (8 + 8 + 1 + 8 + 1) + 8;
+    match (kind, version) {
+        (real::Kind::Entry, 1) => state,
+        (real::Kind::Change, 1) => state + 1 + 8 + 8,
+        (real::Kind::SegmentSet, 1) => 8 + set,
+        (real::Kind::SegmentSet, 2) => set,
         _ => 0,
     }
 }
 
 pub(crate) fn check_body(kind: real::Kind, version: u16, bytes: &[u8]) {
     let mut whole = bytes.to_vec();
-    whole.resize(bytes.len() + if version == 1 { added(kind) } else { 0 }, 0);
+    whole.resize(bytes.len() + added(kind, version), 0);
     let bytes: &[u8] = &whole;
     match kind {
         real::Kind::Entry => drop(check!(EntryBody, bytes)),
@@ -303,6 +346,11 @@ pub(crate) fn check_body(kind: real::Kind, version: u16, bytes: &[u8]) {
         real::Kind::Lost => assert!(!said(&check!(Loss, bytes)).is_empty()),
         real::Kind::Drained => assert!(!said(&check!(DrainedBody, bytes)).is_empty()),
         real::Kind::Mark => assert!(bytes.is_empty()),
+        real::Kind::Drop => assert!(!said(&check!(DropBody, bytes)).is_empty()),
+        real::Kind::Replace => assert!(!said(&check!(ReplaceBody, bytes)).is_empty()),
+        real::Kind::Clock => assert!(!said(&check!(ClockBody, bytes)).is_empty()),
+        real::Kind::Summary => drop(check!(SummaryBody, bytes)),
+        real::Kind::Dictionary => assert!(!bytes.is_empty()),
         other @ real::Kind::Other(_) => panic!("{other:?}"),
     }
 }
@@ -433,15 +481,65 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn segment_end()((end, footer_crc, folded_lsn) in any::<(u64, u32, u64)>())
+        -> real::SegmentEnd
+    {
+        real::SegmentEnd { end, footer_crc, folded_lsn }
+    }
+}
+
+prop_compose! {
+    fn clock()(
+        (wall, trusted) in (time(), time()),
+        pending in prop::option::of((time(), any::<u64>())),
+        jumps in any::<u64>(),
+        last_jump in prop::option::of((time(), time())),
+    ) -> real::ClockBody {
+        let pending = pending.map(|(wall, uptime_ms)| real::PendingJump { wall, uptime_ms });
+        let last_jump = last_jump.map(|(from, to)| real::Jump { from, to });
+        real::ClockBody { wall, trusted, pending, jumps, last_jump }
+    }
+}
+
+prop_compose! {
+    fn summary()(
+        (id, domain, failure_type, error_code) in (text(), text(), text(), text()),
+        (count, status) in (any::<u64>(), 0..3_u8),
+        (first_seen, last_seen, compressed_at) in (time(), time(), time()),
+        (sample_error_message, sample_context) in (text(), json()),
+        (stale_at, archived_at) in (prop::option::of(time()), prop::option::of(time())),
+    ) -> real::SummaryBody {
+        real::SummaryBody {
+            id, domain, failure_type, error_code, count, first_seen, last_seen,
+            sample_error_message, sample_context, status, compressed_at, stale_at, archived_at,
+        }
+    }
+}
+
+prop_compose! {
+    fn replace()(
+        old in prop::collection::vec(any::<(u64, u32)>(), 0..3),
+        (new, end) in (segment_item(), segment_end()),
+    ) -> real::ReplaceBody {
+        let old = old.into_iter();
+        let old = old.map(|(segment, generation)| real::DropBody { segment, generation });
+        real::ReplaceBody { old: old.collect(), new, end }
+    }
+}
+
+prop_compose! {
     fn segment_set()(
         segments in prop::collection::vec(segment_item(), 0..3),
         (captured, purged, evicted, lost) in any::<(u64, u64, u64, u64)>(),
         losses in prop::collection::vec(loss(), 0..3),
         drained in any::<Vec<[u8; 16]>>(),
         tallies in prop::collection::vec(tally(), 0..3),
+        ends in prop::collection::vec(segment_end(), 0..3),
+        clock in clock(),
+        summaries in prop::collection::vec(summary(), 0..3),
     ) -> real::SegmentSet {
         let totals = real::Totals { captured, purged, evicted, lost };
-        real::SegmentSet { segments, totals, losses, drained, tallies }
+        real::SegmentSet { segments, totals, losses, drained, tallies, ends, clock, summaries }
     }
 }
 
@@ -489,6 +587,7 @@ proptest! {
         set in segment_set(),
         loss in loss(),
         (uuid, entries) in any::<([u8; 16], u64)>(),
+        replace in replace(),
     ) {
         let change = real::ChangeBody { target, state, cause, domain, failure_type };
         let read = check!(ChangeBody, &written(&change));
@@ -503,6 +602,25 @@ proptest! {
             said(&(read.segments, read.totals, read.losses, read.drained)),
             said(&(set.segments, set.totals, set.losses, set.drained)),
         );
+        prop_assert_eq!(said(&(read.ends, read.clock)), said(&(set.ends, set.clock)));
+        let texts = |body: &SummaryBody| {
+            said(&(&body.id, &body.domain, &body.failure_type, &body.error_code, body.count))
+        };
+        for (read, body) in read.summaries.iter().zip(&set.summaries) {
+            let wanted = (&body.id, &body.domain, &body.failure_type, &body.error_code, body.count);
+            prop_assert_eq!(texts(read), said(&wanted));
+            prop_assert_eq!(&read.sample_error_message, &body.sample_error_message);
+            prop_assert_eq!(read.sample_context.0.as_str(), body.sample_context.as_str());
+            prop_assert_eq!(
+                said(&(read.first_seen.0, read.last_seen.0, read.compressed_at.0, read.status)),
+                said(&(body.first_seen.0, body.last_seen.0, body.compressed_at.0, body.status)),
+            );
+            prop_assert_eq!(
+                said(&(&read.stale_at, &read.archived_at)),
+                said(&(body.stale_at, body.archived_at)),
+            );
+        }
+        prop_assert_eq!(read.summaries.len(), set.summaries.len());
         let counts = |tally: &Tally| tally.counts.iter().map(|it| (it.cause, it.records)).collect();
         let read = read.tallies.iter().map(|tally| real::Tally {
             domain: tally.domain.clone(),
@@ -513,5 +631,6 @@ proptest! {
         prop_assert_eq!(said(&check!(Loss, &written(&loss))), said(&loss));
         let drained = real::DrainedBody { uuid, entries };
         prop_assert_eq!(said(&check!(DrainedBody, &written(&drained))), said(&drained));
+        prop_assert_eq!(said(&check!(ReplaceBody, &written(&replace))), said(&replace));
     }
 }
