@@ -13,7 +13,7 @@ mod tests;
 
 pub use body::{
     ChangeBody, ClockBody, DrainedBody, DropBody, EntryBody, Jump, Loss, PendingJump, ReplaceBody,
-    SegmentEnd, SegmentItem, SegmentSet, SummaryBody, Tally, Totals, key_hash, uuid_text,
+    SegmentEnd, SegmentItem, SegmentSet, Shift, SummaryBody, Tally, Totals, key_hash, uuid_text,
 };
 pub use file::{
     BALLAST_NAME, CHECKPOINT_LEN, CHECKPOINT_NAMES, Checkpoint, FALLBACK_DIR, FileName, INDEX_DIR,

@@ -15,7 +15,7 @@ use crate::entry::NewFailure;
 use crate::env::{Disk, Env};
 use crate::error::{Error, Result};
 use crate::format::{self, DrainedBody, EntryBody, Kind};
-use crate::log::{self, Draft, Note};
+use crate::log::{self, Control, Draft, Note};
 
 /// A failure that was captured in a fallback file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +160,12 @@ impl Inner {
             entries += self.bring_batch(batch)?;
         }
         let body = DrainedBody { uuid, entries };
-        let drained = Draft::new(Kind::Drained, &body, self.env.wall_ms(), Note::Drained(body))?;
+        let drained = Draft::new(
+            Kind::Drained,
+            &body,
+            self.env.wall_ms(),
+            Note::Control(Control::Drained(body)),
+        )?;
         let ticket = self.submit(vec![drained], Durability::Synced)?;
         self.commit()?.wait(ticket, Durability::Synced)?;
         lock(&self.drained).insert(uuid);

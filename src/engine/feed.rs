@@ -12,7 +12,7 @@ use super::store::Reservations;
 use crate::error::{Error, Result};
 use crate::format::{Tally, Totals};
 use crate::index::Catalog;
-use crate::log::{Committed, Observer, Row, Tallies};
+use crate::log::{Committed, Control, Observer, Row, Tallies};
 
 /// Takes what the log committed.
 pub(super) struct Feed {
@@ -205,9 +205,9 @@ impl Counted {
             row.count(&mut self.tallies);
             match row {
                 Row::Entry { .. } => self.totals.captured += 1,
-                Row::Lost(loss) => self.totals.lost += loss.entries,
+                Row::Control(Control::Lost(loss)) => self.totals.lost += loss.entries,
                 Row::Change { cause, .. } => removes |= cause.removes(),
-                Row::Drained(_) | Row::None => {}
+                Row::Control(_) | Row::None => {}
             }
         }
         if removes {
@@ -222,6 +222,6 @@ fn apply(catalog: &Catalog, record: &Committed) {
             catalog.stored(record.segment, record.ordinal, row, domain, failure_type);
         }
         Row::Change { row, .. } => catalog.changed(record.segment, row),
-        Row::Lost(_) | Row::Drained(_) | Row::None => {}
+        Row::Control(_) | Row::None => {}
     }
 }

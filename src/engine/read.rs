@@ -9,7 +9,7 @@ use crate::entry::{Entry, EntryId, FailedOperation, State};
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{self, ChangeBody, EntryBody, Frame, Kind, Loss, Position};
 use crate::index::{Catalog, Location};
-use crate::log::{self, Draft, Note};
+use crate::log::{self, Control, Draft, Note};
 
 impl Inner {
     /// Reads an entry; `None` when there is none, or when damage took it.
@@ -150,7 +150,7 @@ impl Inner {
             tracing::warn!(%error, %damage, "damaged bytes could not be put into quarantine");
         }
         let now = self.env.wall_ms();
-        let draft = Draft::new(Kind::Lost, &loss, now, Note::Lost(loss))?;
+        let draft = Draft::new(Kind::Lost, &loss, now, Note::Control(Control::Lost(loss)))?;
         let written = Durability::Written;
         // The counts must agree with the index as soon as the caller looks.
         let waited = self.submit(vec![draft], written).and_then(|at| commit.wait(at, written));

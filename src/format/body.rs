@@ -14,7 +14,7 @@ const STATE_ADDED: usize = 1 + 4 + 4;
 /// The bytes that version 3 added at the end of a segment set when there is nothing to say.
 const SET_ADDED: usize = 8 + CLOCK_LEN + 8;
 /// The bytes of a clock that says nothing.
-const CLOCK_LEN: usize = 8 + 8 + 1 + 8 + 1;
+const CLOCK_LEN: usize = 8 + 8 + 1 + 8 + 1 + 8;
 
 /// The body of an entry record, version 2.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,8 +161,17 @@ pub struct Jump {
     pub to: Timestamp,
 }
 
+/// A jump that was believed, for times that were written before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shift {
+    /// Records below this sequence number were written before the jump.
+    pub lsn: u64,
+    /// How far the clock jumped, in milliseconds.
+    pub ms: i64,
+}
+
 /// The body of a clock record: what was known of the time when it was written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockBody {
     /// What the wall clock showed.
     pub wall: Timestamp,
@@ -174,6 +183,8 @@ pub struct ClockBody {
     pub jumps: u64,
     /// The last of them.
     pub last_jump: Option<Jump>,
+    /// The newest of those that were believed, oldest first.
+    pub shifts: Vec<Shift>,
 }
 
 /// The body of a summary record: what is left of entries that were evicted. The newest with an id

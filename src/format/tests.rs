@@ -98,7 +98,7 @@ proptest! {
         drop(decode_bytes::<ChangeBody>(2, &bytes));
         drop(decode_bytes::<SegmentSet>(3, &bytes));
         drop(decode_bytes::<ReplaceBody>(1, &bytes));
-        let _ = decode_bytes::<ClockBody>(1, &bytes);
+        drop(decode_bytes::<ClockBody>(1, &bytes));
         drop(decode_bytes::<SummaryBody>(1, &bytes));
         // Those with a fixed length have no other value that could be read.
         prop_assert_eq!(decode_bytes::<Loss>(1, &bytes).is_ok(), bytes.len() == 48);

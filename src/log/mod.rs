@@ -5,6 +5,7 @@
 //! a crash left, `open` acts on it, `spill` keeps records beside the log.
 
 mod commit;
+mod control;
 mod open;
 mod prepare;
 mod recover;
@@ -26,11 +27,12 @@ use crate::entry::{Cause, Status};
 use crate::env::{Env, OpenMode, write_all_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    self, ChangeRow, DrainedBody, EntryRow, Flags, Frame, Kind, Loss, Position, RecordHeader,
-    SegmentItem, Summary, When,
+    self, ChangeRow, EntryRow, Flags, Frame, Kind, Position, RecordHeader, SegmentItem, Summary,
+    When,
 };
 
 pub(crate) use commit::{Commit, Ticket};
+pub(crate) use control::Control;
 pub use open::OpenReport;
 pub(crate) use open::{
     Opened, await_owner, check_store, file_damage, last_item, list_segments, missing_damage, open,
@@ -86,8 +88,7 @@ pub(crate) enum Note {
         domain: Arc<str>,
         failure_type: Arc<str>,
     },
-    Lost(Loss),
-    Drained(DrainedBody),
+    Control(Control),
     None,
 }
 
@@ -105,8 +106,7 @@ pub(crate) struct Committed {
 pub(crate) enum Row {
     Entry { row: EntryRow, domain: Arc<str>, failure_type: Arc<str>, key: Option<String> },
     Change { row: ChangeRow, cause: Cause, domain: Arc<str>, failure_type: Arc<str> },
-    Lost(Loss),
-    Drained(DrainedBody),
+    Control(Control),
     None,
 }
 
@@ -236,8 +236,7 @@ impl Note {
                 let (domain, failure_type) = (Arc::clone(domain), Arc::clone(failure_type));
                 Row::Change { row, cause: *cause, domain, failure_type }
             }
-            Self::Lost(loss) => Row::Lost(*loss),
-            Self::Drained(body) => Row::Drained(*body),
+            Self::Control(control) => Row::Control(control.clone()),
             Self::None => Row::None,
         }
     }
@@ -253,7 +252,7 @@ impl Row {
             Self::Change { cause, domain, failure_type, .. } => {
                 tallies.add(domain, failure_type, *cause);
             }
-            Self::Lost(_) | Self::Drained(_) | Self::None => {}
+            Self::Control(_) | Self::None => {}
         }
     }
 }

@@ -24,8 +24,8 @@ use crate::config::Config;
 use crate::env::{Env, Lock, NameKind, OpenMode, read_exact_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    self, Checkpoint, FileName, Frame, Loss, Predecessor, SegmentItem, SegmentSet, StoreHeader,
-    Summary, Totals,
+    self, Checkpoint, FileName, Frame, Loss, Predecessor, SegmentEnd, SegmentItem, SegmentSet,
+    StoreHeader, Summary, Totals,
 };
 
 use super::prepare::Preparer;
@@ -228,10 +228,12 @@ impl Opening<'_> {
             }
         };
         let newest = (&segment, &survey.summary);
-        let missing = adopt_old(self.env, &self.segments, files, &set, newest, &mut self.report);
+        let whole = survey.set_after(set.clone(), false);
+        let missing = adopt_old(self.env, &self.segments, files, &whole, newest, &mut self.report);
         if clean && missing.is_empty() {
-            return Ok(self.go_on(segment, survey, set));
+            return Ok(self.go_on(segment, survey, whole));
         }
+        let set = survey.set_after(set, true);
         self.carry_over(&segment, survey, set, missing)
     }
 
@@ -246,7 +248,7 @@ impl Opening<'_> {
 
     /// Lists a segment of which nothing is left, so that its entries are counted, as lost.
     fn lose_item(&mut self, set: &mut SegmentSet, item: SegmentItem, damage: Damage) {
-        set.segments.push(item);
+        set.push(item, SegmentEnd::default());
         set.totals.captured += item.entries;
         set.totals.lost += item.entries;
         set.losses.push(loss(item.segment, &damage));
@@ -341,7 +343,7 @@ impl Opening<'_> {
             records: u32::try_from(survey.records).unwrap_or(u32::MAX),
             last_lsn,
         };
-        self.finish(tail, set, survey.losses, survey.drained, last_lsn + 1)
+        self.finish(tail, set, last_lsn + 1)
     }
 
     /// Begins a new segment after a crash, with the records that nothing proves durable.
@@ -362,15 +364,13 @@ impl Opening<'_> {
             last_lsn: cut_lsn,
             entries: survey.entries,
         };
-        set.segments.push(item);
-        set.losses.extend(&survey.losses);
+        set.push(item, SegmentEnd { end: survey.cut, ..SegmentEnd::default() });
         let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(number, damage)).collect();
-        let lost = survey.losses.iter().chain(&found).chain(&missing);
+        let lost = found.iter().chain(&missing);
         set.totals.captured += survey.entries;
         set.totals.lost += lost.map(|loss| loss.entries).sum::<u64>();
         set.losses.extend(found);
         set.losses.extend(missing);
-        set.drained.extend(&survey.drained);
         set.tallies = survey.cut_tallies.list();
         self.lose_last(&mut set, number, cut_lsn);
         let next_number = set.segments.last().map_or(number, |item| item.segment) + 1;
@@ -458,24 +458,17 @@ impl Opening<'_> {
             last_lsn: born.last_lsn,
         };
         let (end, synced_end) = (born.end, born.end);
-        let Born { file, summary, tallies, .. } = born;
+        let Born { file, summary, tallies, controls, .. } = born;
+        controls.iter().for_each(|control| set.apply(control));
         let active = Active { file, summary, tallies, end, synced_end };
         self.segments.begin(active);
-        Ok(self.finish(tail, set, Vec::new(), Vec::new(), next_lsn))
+        Ok(self.finish(tail, set, next_lsn))
     }
 
-    fn finish(
-        self,
-        tail: Tail,
-        set: SegmentSet,
-        losses: Vec<Loss>,
-        drained: Vec<[u8; 16]>,
-        next_lsn: u64,
-    ) -> Opened {
+    fn finish(self, tail: Tail, set: SegmentSet, next_lsn: u64) -> Opened {
         let log_dir = self.config.dir.join(format::LOG_DIR);
         let preparer = Arc::new(Preparer::new(Arc::clone(self.env), log_dir.clone(), self.config));
-        let all_losses = set.losses.iter().chain(&losses).copied().collect();
-        let all_drained = set.drained.iter().chain(&drained).copied().collect();
+        let (losses, drained) = (set.losses.clone(), set.drained.clone());
         let writer = Writer {
             env: Arc::clone(self.env),
             log_dir,
@@ -494,8 +487,6 @@ impl Opening<'_> {
             records: tail.records,
             last_lsn: tail.last_lsn,
             set,
-            losses,
-            drained,
             buffer: Vec::new(),
         };
         writer.publish();
@@ -509,8 +500,8 @@ impl Opening<'_> {
             writer: Some(Box::new(writer)),
             next_lsn,
             checkpoint: self.checkpoint,
-            losses: all_losses,
-            drained: all_drained,
+            losses,
+            drained,
             report: self.report,
         }
     }

@@ -15,12 +15,12 @@ use crate::entry::State;
 use crate::env::Env;
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
-    self, ChangeBody, Checkpoint, DrainedBody, EntryBody, Frame, Kind, Loss, RecordHeader,
-    SEGMENT_HEADER_LEN, SegmentItem, SegmentSet, Summary, TIME_NONE, Tally,
+    self, ChangeBody, Checkpoint, EntryBody, Frame, Kind, RecordHeader, SEGMENT_HEADER_LEN,
+    SegmentItem, SegmentSet, Summary, TIME_NONE, Tally,
 };
 
 use super::segment::{Item, SegmentFile};
-use super::{Note, Row, Tallies};
+use super::{Control, Note, Row, Tallies};
 
 /// What the newest segment holds, judged.
 #[derive(Debug, Default)]
@@ -33,10 +33,10 @@ pub(crate) struct Survey {
     pub cut_tallies: Tallies,
     /// The segment set in the first group.
     pub set: Option<SegmentSet>,
-    /// Losses recorded in this segment.
-    pub losses: Vec<Loss>,
-    /// Fallback files brought home in this segment.
-    pub drained: Vec<[u8; 16]>,
+    /// What control records of this segment say, in order.
+    pub controls: Vec<Control>,
+    /// How many of them stand before the cut.
+    pub cut_controls: usize,
     /// Where the proven records end.
     pub cut: u64,
     /// Entries stored before the cut, those lost to damage included.
@@ -124,6 +124,16 @@ pub(crate) fn survey(segment: &SegmentFile, witness: Witness<'_>) -> Result<Surv
     drop(places);
     gather(&mut survey, segment, bound)?;
     Ok(survey)
+}
+
+impl Survey {
+    /// What is known of the older segments once control records of this one are taken in: those
+    /// before the cut, or all that count.
+    pub fn set_after(&self, mut set: SegmentSet, up_to_cut: bool) -> SegmentSet {
+        let count = if up_to_cut { self.cut_controls } else { self.controls.len() };
+        self.controls.iter().take(count).for_each(|control| set.apply(control));
+        set
+    }
 }
 
 /// Decides, without I/O, where the proven records end.
@@ -233,6 +243,7 @@ fn gather(survey: &mut Survey, segment: &SegmentFile, bound: u64) -> Result<()> 
     let (kept, broken) = units.finish(known);
     survey.torn_bytes += broken;
     survey.cut_tallies = survey.tallies.clone();
+    survey.cut_controls = survey.controls.len();
     for frame in &kept {
         survey.records += 1;
         collect(survey, header.store_uuid, frame);
@@ -249,14 +260,12 @@ fn collect(survey: &mut Survey, store_uuid: [u8; 16], frame: &Frame) {
             let list = survey.set.as_ref().map(|set| set.tallies.as_slice());
             survey.tallies = Tallies::of_list(list.unwrap_or_default());
         }
-        Kind::Lost => survey.losses.extend(format::decode_body::<Loss>(frame)),
-        Kind::Drained => {
-            let drained = format::decode_body::<DrainedBody>(frame);
-            survey.drained.extend(drained.map(|drained| drained.uuid));
-        }
         _ => {
             let row = add_row(&mut survey.summary, store_uuid, frame);
             row.count(&mut survey.tallies);
+            if let Row::Control(control) = row {
+                survey.controls.push(control);
+            }
         }
     }
 }
@@ -418,15 +427,25 @@ pub(crate) fn scan_old(segment: &SegmentFile, extent: Extent) -> Result<super::S
     Ok(super::Scanned { summary: std::sync::Arc::new(summary), damage })
 }
 
-/// Counts the records of a segment.
-pub(crate) fn count_records(segment: &SegmentFile, end: u64, tallies: &mut Tallies) -> Result<()> {
+/// Counts the records of a segment; answers with what its control records say.
+pub(crate) fn count_records(
+    segment: &SegmentFile,
+    end: u64,
+    tallies: &mut Tallies,
+) -> Result<Vec<Control>> {
     let mut rows = Summary::new(segment.header.segment);
+    let mut controls = Vec::new();
     segment.scan(end.min(segment.len), &mut |item| {
         if let Item::Frame(frame) = item {
-            add_row(&mut rows, segment.header.store_uuid, &frame).count(tallies);
+            let row = add_row(&mut rows, segment.header.store_uuid, &frame);
+            row.count(tallies);
+            if let Row::Control(control) = row {
+                controls.push(control);
+            }
         }
         Ok(())
-    })
+    })?;
+    Ok(controls)
 }
 
 impl Damage {
@@ -489,9 +508,7 @@ pub(crate) fn note_of(frame: &Frame, store_uuid: [u8; 16]) -> Result<Note> {
             let body: ChangeBody = format::decode_body(frame).map_err(damaged)?;
             change_note(&body)
         }
-        Kind::Lost => Note::Lost(format::decode_body(frame).map_err(damaged)?),
-        Kind::Drained => Note::Drained(format::decode_body(frame).map_err(damaged)?),
-        _ => Note::None,
+        _ => Control::read(frame).map_err(damaged)?.map_or(Note::None, Note::Control),
     })
 }
 

@@ -16,13 +16,13 @@ use crate::config::Config;
 use crate::env::{Env, File, Lock, OpenMode, write_all_at};
 use crate::error::{Error, Result};
 use crate::format::{
-    self, Flags, Kind, LockNote, Loss, Predecessor, RecordHeader, SEGMENT_HEADER_LEN,
+    self, Flags, Kind, LockNote, Predecessor, RecordHeader, SEGMENT_HEADER_LEN, SegmentEnd,
     SegmentHeader, SegmentItem, SegmentSet, Summary, Totals, padded_len,
 };
 
 use super::prepare::Preparer;
 use super::segment::SegmentFile;
-use super::{Active, Committed, Draft, Note, Row, Segments, Tallies};
+use super::{Active, Committed, Control, Draft, Note, Row, Segments, Tallies};
 
 /// Space kept free behind the records for changes by an operator.
 const CHANGE_RESERVE: u64 = 64 * 1024;
@@ -68,10 +68,8 @@ pub(crate) struct Writer {
     pub unsynced: bool,
     pub records: u32,
     pub last_lsn: u64,
+    /// What is known of the older segments, up to the last written record.
     pub set: SegmentSet,
-    /// Losses and drained files recorded since the segment began.
-    pub losses: Vec<Loss>,
-    pub drained: Vec<[u8; 16]>,
     pub buffer: Vec<u8>,
 }
 
@@ -142,16 +140,14 @@ impl Writer {
     fn record(&mut self, group: &[Pending], offsets: &[(u64, usize)]) -> Vec<Committed> {
         let segment = self.segment.header.segment;
         let end = self.end;
-        let (losses, drained) = (&mut self.losses, &mut self.drained);
+        let set = &mut self.set;
         self.segments.update_active(|active| {
             active.end = end;
             let rows = group.iter().zip(offsets).map(|(pending, (offset, ordinal))| {
                 let row = pending.draft.note.row(&mut active.summary, pending.lsn, *offset);
                 row.count(&mut active.tallies);
-                match &row {
-                    Row::Lost(loss) => losses.push(*loss),
-                    Row::Drained(body) => drained.push(body.uuid),
-                    _ => {}
+                if let Row::Control(control) = &row {
+                    set.apply(control);
                 }
                 let ordinal = u32::try_from(*ordinal).unwrap_or(u32::MAX);
                 Committed { segment, lsn: pending.lsn, ordinal, row }
@@ -207,8 +203,8 @@ impl Writer {
         let salt = self.segment.header.salt;
         let lsns = (self.segment.header.base_lsn, self.last_lsn);
         let (footer, trailer) = format::encode_footer(&summary, salt, self.end, self.records, lsns);
-        let set = self.next_set(summary.entries.len() as u64);
         let footer_crc = trailer.crc(salt);
+        let set = self.next_set(summary.entries.len() as u64, footer_crc);
         let predecessor =
             Predecessor { segment: number, last_lsn: self.last_lsn, end: self.end, footer_crc };
         let mut birth = Birth {
@@ -232,27 +228,23 @@ impl Writer {
         self.seal(&footer).map_err(CommitError::Failed)?;
         let born = birth.name(unnamed).map_err(CommitError::Failed)?;
         self.set = set;
-        self.losses.clear();
-        self.drained.clear();
         self.adopt(born);
         self.publish();
         Ok(())
     }
 
     /// The set with the active segment among the older ones.
-    fn next_set(&self, entries: u64) -> SegmentSet {
+    fn next_set(&self, entries: u64, footer_crc: u32) -> SegmentSet {
         let mut set = self.set.clone();
-        set.segments.push(SegmentItem {
+        let item = SegmentItem {
             segment: self.segment.header.segment,
             generation: self.segment.header.generation,
             first_lsn: self.segment.header.base_lsn,
             last_lsn: self.last_lsn,
             entries,
-        });
+        };
+        set.push(item, SegmentEnd { end: self.end, footer_crc, folded_lsn: 0 });
         set.totals.captured += entries;
-        set.totals.lost += self.losses.iter().map(|loss| loss.entries).sum::<u64>();
-        set.losses.extend(&self.losses);
-        set.drained.extend(&self.drained);
         let tallies = self.segments.with_active(|active| active.tallies.clone());
         set.totals = tallies.removed(set.totals);
         set.tallies = tallies.list();
@@ -291,13 +283,11 @@ impl Writer {
 
     /// The totals as of the last written record.
     pub fn totals(&self) -> Totals {
-        let mut totals = self.segments.with_active(|active| {
+        self.segments.with_active(|active| {
             let mut totals = active.tallies.removed(self.set.totals);
             totals.captured += active.summary.entries.len() as u64;
             totals
-        });
-        totals.lost += self.losses.iter().map(|loss| loss.entries).sum::<u64>();
-        totals
+        })
     }
 }
 
@@ -333,6 +323,8 @@ pub(crate) struct Born {
     pub file: Arc<SegmentFile>,
     pub summary: Summary,
     pub tallies: Tallies,
+    /// What the control records carried say.
+    pub controls: Vec<Control>,
     pub end: u64,
     pub last_lsn: u64,
     pub records: u32,
@@ -345,6 +337,7 @@ struct Unnamed {
     path: PathBuf,
     summary: Summary,
     tallies: Tallies,
+    controls: Vec<Control>,
     end: u64,
     last_lsn: u64,
     records: u32,
@@ -407,13 +400,18 @@ impl Birth<'_> {
         let mut bytes = header.encode();
         let mut summary = Summary::new(self.segment);
         let mut tallies = Tallies::of_list(&self.set.tallies);
+        let mut controls = Vec::new();
         for (index, pending) in group.iter().enumerate() {
             let offset = bytes.len() as u64;
             let last_of_group = index + 1 == group.len();
             let flags = Flags { last_of_group, ..pending.flags };
             let record = pending.draft.header(pending.lsn, flags, 1, summary.entries.len());
             append_record(&mut bytes, &record, header.salt, offset, &pending.draft.body);
-            pending.draft.note.row(&mut summary, pending.lsn, offset).count(&mut tallies);
+            let row = pending.draft.note.row(&mut summary, pending.lsn, offset);
+            row.count(&mut tallies);
+            if let Row::Control(control) = row {
+                controls.push(control);
+            }
         }
         write_all_at(&*file, &bytes, 0).map_err(|e| Error::io("write to", &next_path, e))?;
         file.sync().map_err(|e| Error::io("sync", &next_path, e))?;
@@ -423,6 +421,7 @@ impl Birth<'_> {
             path: next_path,
             summary,
             tallies,
+            controls,
             end: bytes.len() as u64,
             last_lsn: group.last().map_or(0, |pending| pending.lsn),
             records: u32::try_from(group.len()).unwrap_or(u32::MAX),
@@ -431,8 +430,8 @@ impl Birth<'_> {
 
     /// Gives a segment its name and makes the name durable.
     fn name(&self, unnamed: Unnamed) -> Result<Born> {
-        let Unnamed { file, header, path: next_path, summary, tallies, end, last_lsn, records } =
-            unnamed;
+        let Unnamed { file, header, path: next_path, summary, tallies, controls, .. } = unnamed;
+        let Unnamed { end, last_lsn, records, .. } = unnamed;
         let path = self.log_dir.join(format::segment_name(self.segment, 0));
         self.env
             .rename(&next_path, &path)
@@ -441,7 +440,7 @@ impl Birth<'_> {
             .sync_dir(self.log_dir)
             .map_err(|e| Error::io("sync the folder", self.log_dir, e))?;
         let file = Arc::new(SegmentFile::created(path, file, header, header.capacity));
-        Ok(Born { file, summary, tallies, end, last_lsn, records })
+        Ok(Born { file, summary, tallies, controls, end, last_lsn, records })
     }
 }
 

@@ -209,12 +209,14 @@ mirror!(
 mirror!("segment end", "segment end", SegmentEnd { end: u64, footer_crc: u32, folded_lsn: u64 });
 mirror!("pending jump", "pending jump", PendingJump { wall: Time, uptime_ms: u64 });
 mirror!("jump", "jump", Jump { from: Time, to: Time });
+mirror!("shift", "shift", Shift { lsn: u64, ms: i64 });
 mirror!("clock", "clock body", ClockBody {
     wall: Time,
     trusted: Time,
     pending: Option<PendingJump>,
     jumps: u64,
     last_jump: Option<Jump>,
+    shifts: Vec<Shift>,
 });
 mirror!("summary", "summary body", SummaryBody {
     id: String,
@@ -298,6 +300,7 @@ fn the_document_lists_every_field_in_order() {
         ClockBody::fields(),
         PendingJump::fields(),
         Jump::fields(),
+        Shift::fields(),
         SummaryBody::fields(),
     ];
     assert_eq!(documented.len(), wanted.len(), "{documented:#?}");
@@ -325,7 +328,7 @@ macro_rules! check {
 /// What the newest version of a body has behind an older one: a body is read with zeros there.
 fn added(kind: real::Kind, version: u16) -> usize {
     let state = 1 + 4 + 4;
-    let set = 8 + (8 + 8 + 1 + 8 + 1) + 8;
+    let set = 8 + (8 + 8 + 1 + 8 + 1 + 8) + 8;
     match (kind, version) {
         (real::Kind::Entry, 1) => state,
         (real::Kind::Change, 1) => state + 1 + 8 + 8,
@@ -494,10 +497,12 @@ prop_compose! {
         pending in prop::option::of((time(), any::<u64>())),
         jumps in any::<u64>(),
         last_jump in prop::option::of((time(), time())),
+        shifts in prop::collection::vec(any::<(u64, i64)>(), 0..3),
     ) -> real::ClockBody {
         let pending = pending.map(|(wall, uptime_ms)| real::PendingJump { wall, uptime_ms });
         let last_jump = last_jump.map(|(from, to)| real::Jump { from, to });
-        real::ClockBody { wall, trusted, pending, jumps, last_jump }
+        let shifts = shifts.into_iter().map(|(lsn, ms)| real::Shift { lsn, ms }).collect();
+        real::ClockBody { wall, trusted, pending, jumps, last_jump, shifts }
     }
 }
 

@@ -43,11 +43,12 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     };
     let mut survey = recover::survey(&segment, witness)?;
     report.of_survey(&survey, survey.is_clean(checkpoint.as_ref(), *newest));
-    let set = survey.set.clone().unwrap_or_else(|| {
+    let head = survey.set.clone().unwrap_or_else(|| {
         let set = rebuild_set(&**env, &segments, &files, *newest);
         survey.count_from(&set.tallies);
         set
     });
+    let set = survey.set_after(head, false);
     let mut missing =
         adopt_old(env, &segments, &files, &set, (&segment, &survey.summary), &mut report);
     let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(*newest, damage)).collect();
@@ -65,13 +66,12 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         missing.push(loss(item.segment, &damage));
         report.lost.push(damage);
     }
-    let new_losses = || survey.losses.iter().chain(&found).chain(&missing);
+    let new_losses = || found.iter().chain(&missing);
     totals.lost += new_losses().map(|loss| loss.entries).sum::<u64>();
     let mut tallies = survey.tallies.clone();
     tallies.balance(totals.captured);
     totals = tallies.removed(totals);
     let losses = set.losses.iter().chain(new_losses()).copied().collect();
-    let drained = set.drained.iter().chain(&survey.drained).copied().collect();
     begin(&segments, segment, &survey, tallies.clone());
     Ok(Opened {
         items: set.segments.clone(),
@@ -84,7 +84,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         totals,
         tallies,
         losses,
-        drained,
+        drained: set.drained,
         report,
     })
 }

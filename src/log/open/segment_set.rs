@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::env::{Env, OpenMode};
 use crate::error::Result;
-use crate::format::{self, SegmentItem, SegmentSet};
+use crate::format::{self, SegmentEnd, SegmentItem, SegmentSet};
 use crate::log::recover;
 use crate::log::segment::SegmentFile;
-use crate::log::{Segments, Tallies};
+use crate::log::{Control, Segments, Tallies};
 
 /// The set of older segments: the newest one that can be read, and the files since. The segments
 /// are listed for readers.
@@ -29,20 +29,24 @@ pub(super) fn rebuild_set(
     for (number, generation) in files.range(first.unwrap_or(0)..newest) {
         segments.add_old(*number, *generation, None, None);
         let Ok(summary) = segments.summary(*number) else { continue };
-        if let Err(error) = count_records(segments, *number, &mut tallies) {
-            tracing::warn!(%error, number, "the records of a segment cannot be counted");
+        match count_records(segments, *number, &mut tallies) {
+            Ok(controls) => controls.iter().for_each(|control| set.apply(control)),
+            Err(error) => {
+                tracing::warn!(%error, number, "the records of a segment cannot be counted");
+            }
         }
         let holes = segments.old(*number).map_or_else(Vec::new, |old| old.scanned_damage());
         let lost: u64 = holes.iter().filter_map(|damage| damage.entries).sum();
         let lsns = summary.entries.iter().map(|row| row.lsn);
         let lsns = lsns.chain(summary.changes.iter().map(|row| row.lsn));
-        set.segments.push(SegmentItem {
+        let item = SegmentItem {
             segment: *number,
             generation: *generation,
             first_lsn: lsns.clone().min().unwrap_or(0),
             last_lsn: lsns.max().unwrap_or(0),
             entries: summary.entries.len() as u64 + lost,
-        });
+        };
+        set.push(item, SegmentEnd::default());
         set.totals.captured += summary.entries.len() as u64 + lost;
     }
     set.tallies = tallies.list();
@@ -64,8 +68,8 @@ fn read_set(
 }
 
 /// Reads an old segment's records for their causes, which no footer names.
-fn count_records(segments: &Segments, number: u64, tallies: &mut Tallies) -> Result<()> {
-    let Some(old) = segments.old(number) else { return Ok(()) };
+fn count_records(segments: &Segments, number: u64, tallies: &mut Tallies) -> Result<Vec<Control>> {
+    let Some(old) = segments.old(number) else { return Ok(Vec::new()) };
     let (file, end) = segments.open(&old)?;
     recover::count_records(&file, end, tallies)
 }
