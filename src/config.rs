@@ -134,6 +134,13 @@ pub struct Config {
     /// The most bytes that wait in memory under [`Durability::Queued`]. Default 4 MiB, from
     /// 64 KiB to 64 MiB.
     pub queue_bytes_max: u64,
+    /// How long bytes of removed entries may stay on the disk at most, in milliseconds; the setting
+    /// `erase_within` is in seconds. Default 24 hours, from 0 to 30 days. A shorter time means more
+    /// writing.
+    pub erase_within_ms: u64,
+    /// How many bytes compaction may read and write in a second. Default 16 MiB, from 64 KiB to
+    /// 1 GiB; 0 for no bound.
+    pub compact_bytes_per_second: u64,
 }
 
 impl Config {
@@ -290,6 +297,23 @@ impl Config {
             |text| size(text, 64 * KIB, 64 * MIB),
             queue_bytes_max
         ),
+        setting!(
+            "erase_within",
+            "86400",
+            "0 to 2592000 seconds, with at most three decimals",
+            "How long bytes of removed entries may stay on the disk at most.",
+            |text| seconds(text, 0, 2_592_000_000),
+            seconds_text,
+            erase_within_ms
+        ),
+        setting!(
+            "compact_bytes_per_second",
+            "16 MiB",
+            "64 KiB to 1 GiB, or 0 for no bound",
+            "How much compaction may read and write in a second.",
+            |text| if text == "0" { Some(0) } else { size(text, 64 * KIB, GIB) },
+            compact_bytes_per_second
+        ),
     ];
 
     /// The defaults for a store in this directory.
@@ -313,6 +337,8 @@ impl Config {
             redaction: Redaction::default(),
             max_retries: 2,
             queue_bytes_max: 4 * MIB,
+            erase_within_ms: 86_400_000,
+            compact_bytes_per_second: 16 * MIB,
         }
     }
 
@@ -453,6 +479,8 @@ mod tests {
         ("deny_keys", &["", "a", "a,b c"], &[]),
         ("max_replay_attempts", &["1", "10"], &["0", "11", "4294967297"]),
         ("queue_bytes_max", &["65536", "67108864"], &["65535", "67108865"]),
+        ("erase_within", &["0", "2592000", "0.5"], &["2592000.001", "2592001"]),
+        ("compact_bytes_per_second", &["0", "65536", "1073741824"], &["1", "1073741825"]),
     ];
 
     #[test]

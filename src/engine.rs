@@ -8,6 +8,7 @@
 //! checked; no thread outlives the last handle.
 
 mod change;
+mod compact;
 mod drain;
 mod dump;
 mod feed;
@@ -26,12 +27,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::config::{Background, Config, Durability, Recovery};
-use crate::env::{Disk, Env};
+use crate::env::{Disk, Env, Lock};
 use crate::error::{Damage, Error, Result};
-use crate::format::{Checkpoint, Loss, SegmentItem};
+use crate::format::{Checkpoint, Loss};
 use crate::log::{self, Commit, Draft, OpenReport, Opened, Segments, Ticket};
 
 pub use change::{Changed, Decision};
+pub use compact::CompactReport;
 pub use drain::{Spilled, spill, spill_with};
 pub use dump::{Dump, FrameInfo, dump};
 pub use lease::Leases;
@@ -42,6 +44,7 @@ pub use tail::{Tail, TailItem};
 pub use tally::TallyRow;
 pub use verify::{VerifyReport, verify, verify_with};
 
+use compact::Compactor;
 use feed::Feed;
 use store::Reservations;
 use upkeep::Threads;
@@ -94,8 +97,13 @@ struct Inner {
     drained: Mutex<HashSet<[u8; 16]>>,
     /// Guards what is written to the checkpoint slots.
     slot: Mutex<Slot>,
-    items: Vec<SegmentItem>,
     report: Mutex<OpenReport>,
+    /// What the compactor does and knows.
+    compactor: Mutex<Compactor>,
+    /// Held while segments take the place of others, and while the index is loaded from them.
+    reshaping: Mutex<()>,
+    /// Keeps the files of a store opened for reading, see [`Opened::pin`].
+    _pin: Option<Box<dyn Lock>>,
     threads: Threads,
     closed: AtomicBool,
     /// The checkpoint slots say that the store is in use.
@@ -204,7 +212,7 @@ impl Engine {
             (opened.totals, opened.tallies.clone()),
             Arc::clone(&keys),
             Arc::clone(&counters.refused),
-            threads.ticker(),
+            [threads.ticker(), threads.compact_ticker()],
         ));
         let observer: Arc<dyn log::Observer> = Arc::clone(&feed) as Arc<dyn log::Observer>;
         let commit = opened
@@ -222,15 +230,17 @@ impl Engine {
             feed,
             keys,
             counters,
-            losses: Mutex::new(opened.losses),
+            losses: Mutex::new(opened.set.losses),
             damage: Mutex::new(opened.report.lost.clone()),
             changing: Mutex::default(),
             changed: Condvar::new(),
             leases,
-            drained: Mutex::new(opened.drained.into_iter().collect()),
+            drained: Mutex::new(opened.set.drained.into_iter().collect()),
             slot: Mutex::new(slot),
-            items: opened.items,
             report: Mutex::new(opened.report),
+            compactor: Mutex::default(),
+            reshaping: Mutex::default(),
+            _pin: opened.pin,
             threads,
             closed: AtomicBool::new(false),
             in_use: AtomicBool::new(false),
@@ -278,7 +288,7 @@ impl Engine {
     }
 
     /// Does a little of the background work: queued records, overdue syncs, preparation of the
-    /// next segment, fallback files. For a host that opened with [`Background::Manual`].
+    /// next segment, fallback files, one step of compaction. For a host that opened with [`Background::Manual`].
     ///
     /// # Errors
     ///
@@ -292,7 +302,8 @@ impl Engine {
                 preparer.step()?;
             }
         }
-        self.inner.drain().map(|_| ())
+        self.inner.drain()?;
+        self.inner.compact_step(false).map(|_| ())
     }
 
     /// Makes everything stored so far durable, saves the index, and writes a checkpoint, so that

@@ -73,6 +73,11 @@ pub trait Env: Send + Sync + Debug {
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
     /// Whether somebody holds the lock on this file. A missing file is not held.
     fn is_locked(&self, path: &Path) -> io::Result<bool>;
+    /// Takes a lock on an existing file that others may share, but not beside one taken by
+    /// [`Env::try_lock`]. `None`: there is no such lock here, or somebody holds the exclusive one.
+    fn try_lock_shared(&self, _path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        Ok(None)
+    }
     /// Bytes that an unprivileged user could still write on this file system.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// Milliseconds since 1970 by the wall clock; it may jump.

@@ -40,6 +40,7 @@
 
 #![deny(unsafe_code)]
 
+mod compact;
 mod config;
 mod engine;
 mod entry;
@@ -59,9 +60,10 @@ pub use config::{
     Background, Config, DlqConfig, Durability, IndexKind, Prepare, Priority, Recovery, Setting,
 };
 pub use engine::{
-    Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, Decision, Dump, Engine,
-    Facets, FrameInfo, Leases, RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored,
-    Tail, TailItem, TallyRow, VerifyReport, dump, spill, spill_with, verify, verify_with,
+    Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, CompactReport,
+    Decision, Dump, Engine, Facets, FrameInfo, Leases, RebuildReport, Receipt, Spilled, Statistics,
+    StoreError, Stored, Tail, TailItem, TallyRow, VerifyReport, dump, spill, spill_with, verify,
+    verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, AUTO_REPLAY, Act, Action, Attempt, Cause, Completion,

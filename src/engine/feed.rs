@@ -23,7 +23,8 @@ pub(super) struct Feed {
     refused: Arc<AtomicU64>,
     /// Guards the counts as of the last committed group.
     counted: Mutex<Counted>,
-    ticker: Option<Sender<()>>,
+    /// Told of every group, and of those with changes.
+    tickers: [Option<Sender<()>>; 2],
 }
 
 /// Everything that is counted.
@@ -54,7 +55,7 @@ impl Feed {
         (totals, tallies): (Totals, Tallies),
         keys: Arc<Reservations>,
         refused: Arc<AtomicU64>,
-        ticker: Option<Sender<()>>,
+        tickers: [Option<Sender<()>>; 2],
     ) -> Self {
         Self {
             phase: Mutex::new(Phase::Idle),
@@ -62,7 +63,7 @@ impl Feed {
             keys,
             refused,
             counted: Mutex::new(Counted { totals, tallies }),
-            ticker,
+            tickers,
         }
     }
 
@@ -184,7 +185,9 @@ impl Observer for Feed {
                 self.keys.release(key);
             }
         }
-        if let Some(ticker) = &self.ticker {
+        let changed = records.iter().any(|record| matches!(record.row, Row::Change { .. }));
+        let [every, of_changes] = &self.tickers;
+        for ticker in every.iter().chain(of_changes.iter().filter(|_| changed)) {
             // A full channel means that the thread is awake anyway.
             let _ = ticker.try_send(());
         }

@@ -40,6 +40,10 @@ impl Source for Frozen<'_> {
         self.numbers.clone()
     }
 
+    fn generation(&self, segment: u64) -> u32 {
+        self.inner.segments.generation(segment)
+    }
+
     fn summary(&self, segment: u64) -> Result<Arc<Summary>> {
         if segment == self.active.segment {
             return Ok(Arc::clone(&self.active));
@@ -51,6 +55,10 @@ impl Source for Frozen<'_> {
 impl Source for Live<'_> {
     fn segments(&self) -> Vec<u64> {
         self.0.segments.numbers()
+    }
+
+    fn generation(&self, segment: u64) -> u32 {
+        self.0.segments.generation(segment)
     }
 
     fn summary(&self, segment: u64) -> Result<Arc<Summary>> {
@@ -107,6 +115,7 @@ impl Inner {
     }
 
     fn load(&self, rebuild: bool) -> Result<Arc<Catalog>> {
+        let _reshaping = lock(&self.reshaping);
         let (index, watermark) = self.open_index(rebuild)?;
         let (numbers, active) = self.segments.freeze();
         let last_lsn = |rows: &Summary| {
@@ -175,11 +184,11 @@ impl Inner {
     }
 
     /// Puts damage on record unless it is; counts the entries that it took.
-    fn put_on_record(
+    pub(super) fn put_on_record(
         &self,
         segment: u64,
         damage: &Damage,
-        source: Option<&Frozen<'_>>,
+        source: Option<&dyn Source>,
     ) -> Result<()> {
         let (lsn_from, lsn_to) = (damage.lsn_from.unwrap_or(1), damage.lsn_to.unwrap_or(0));
         let (offset, bytes) = (damage.offset, damage.bytes);
@@ -211,14 +220,14 @@ impl Inner {
         &self,
         loss: &Loss,
         mut entries: Option<u64>,
-        source: Option<&Frozen<'_>>,
+        source: Option<&dyn Source>,
     ) -> Result<Option<u64>> {
         let segment = loss.segment;
         // The segment's own removals are taken out already of what its records told.
         let first = segment + u64::from(entries.is_some());
         if entries.is_none() {
             // Nothing follows the hole; the segment set says how many entries there were.
-            let item = self.items.iter().find(|item| item.segment == segment);
+            let item = self.segments.old(segment).and_then(|old| old.item);
             if let (Some(item), Some(source)) = (item, source) {
                 let losses = lock(&self.losses);
                 let known = losses.iter().filter(|known| known.segment == segment);
@@ -234,7 +243,9 @@ impl Inner {
         // What was removed before is not there to be lost.
         let later = self.segments.numbers().into_iter().filter(|number| *number >= first);
         let rows = later.filter_map(|number| self.segments.summary(number).ok());
-        let removed = rows.map(|rows| log::removed_among(&rows, loss.lsn_from, loss.lsn_to));
+        let folded_lsn = self.segments.old(segment).map_or(0, |old| old.end.folded_lsn);
+        let removed =
+            rows.map(|rows| log::removed_among(&rows, folded_lsn, loss.lsn_from, loss.lsn_to));
         let removed: u64 = removed.sum();
         Ok(entries.map(|entries| entries.saturating_sub(removed)))
     }
@@ -243,7 +254,7 @@ impl Inner {
     fn readable_summary(&self, segment: u64) -> Result<Arc<Summary>> {
         match self.segments.summary(segment) {
             Err(Error::Damaged(damage)) if damage.kind == DamageKind::Header => {
-                let item = self.items.iter().find(|item| item.segment == segment);
+                let item = self.segments.old(segment).and_then(|old| old.item);
                 let damage = Damage {
                     lsn_from: item.map(|item| item.first_lsn),
                     lsn_to: item.map(|item| item.last_lsn),

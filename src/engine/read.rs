@@ -34,7 +34,8 @@ impl Inner {
         lsn: u64,
         location: &Location,
     ) -> Result<Option<Frame>> {
-        let position = self.segments.entry_position(location.segment, location.ordinal)?;
+        let Location { segment, ordinal, .. } = *location;
+        let position = self.segments.entry_position(segment, ordinal, lsn)?;
         let is_it = |frame: &Frame| frame.header.lsn == lsn && frame.header.kind == Kind::Entry;
         let mut damage = None;
         if let Some(position) = position {
@@ -46,10 +47,9 @@ impl Inner {
             }
         }
         // The row may be what is damaged: the records themselves decide.
-        if let Some(old) = self.segments.old(location.segment) {
-            let scanned = self.segments.scanned(&old)?;
+        if let Some((segment, scanned)) = self.segments.scanned_holder(segment, lsn)? {
             if let Some(row) = scanned.summary.entries.iter().find(|row| row.lsn == lsn) {
-                let position = Position { segment: location.segment, offset: row.offset };
+                let position = Position { segment, offset: row.offset };
                 return self.segments.frame(position).map(Some);
             }
             let hole = scanned.damage.iter().find(|damage| {
@@ -64,30 +64,22 @@ impl Inner {
     }
 
     /// The state that the newest change gave; its row in the summary is the second copy.
-    fn changed_state(
+    pub(super) fn changed_state(
         &self,
         entry: &Entry,
         lsn: u64,
         change_lsn: u64,
         position: Position,
     ) -> Result<State> {
-        match self.segments.frame(position) {
-            Ok(frame) if frame.header.lsn == change_lsn && frame.header.kind == Kind::Change => {
-                let body = format::decode_body::<ChangeBody>(&frame);
-                if let Ok(body) = body
-                    .map_err(drop)
-                    .and_then(|body| if body.target == lsn { Ok(body) } else { Err(()) })
-                {
-                    return Ok(body.state);
-                }
-            }
-            Ok(_) | Err(Error::Damaged(_)) => {}
-            Err(error) => return Err(error),
+        let frame = self.segments.change_frame(position, change_lsn)?;
+        let body = frame.and_then(|frame| format::decode_body::<ChangeBody>(&frame).ok());
+        if let Some(body) = body.filter(|body| body.target == lsn) {
+            return Ok(body.state);
         }
-        let summary = self.segments.summary(position.segment)?;
         let mut state = entry.state();
-        let row = summary.changes.iter().find(|row| row.lsn == change_lsn);
-        if let Some(row) = row {
+        let row = self.segments.change_row(position.segment, change_lsn)?;
+        let position = row.as_ref().map_or(position, |(position, _)| *position);
+        if let Some((_, row)) = row {
             state.status = row.status.unwrap_or(state.status);
             state.updated_at = row_time(row.updated_ms).unwrap_or(state.updated_at);
             state.set_when(row_time(row.when_ms));

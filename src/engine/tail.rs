@@ -19,7 +19,8 @@ const READ_AHEAD_BYTES: u64 = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TailItem {
-    /// An entry was stored; it stands here as it was then.
+    /// An entry was stored; it stands here as it was then, or, if its segment was rewritten since,
+    /// with a newer state.
     Stored(Box<Entry>),
     /// An entry changed.
     Changed {
@@ -49,7 +50,8 @@ pub enum TailItem {
 pub struct Tail {
     inner: Arc<Inner>,
     next_lsn: u64,
-    segment: u64,
+    /// Number and generation of the segment that is read.
+    segment: (u64, u32),
     offset: u64,
     ahead: VecDeque<Frame>,
 }
@@ -74,20 +76,32 @@ impl Engine {
         self.inner.check_open()?;
         let inner = Arc::clone(&self.inner);
         let (offset, ahead) = (SEGMENT_HEADER_LEN, VecDeque::new());
-        Ok(Tail { inner, next_lsn: from_lsn, segment: 0, offset, ahead })
+        Ok(Tail { inner, next_lsn: from_lsn, segment: (0, 0), offset, ahead })
     }
 }
 
 impl Tail {
+    /// Whether an item still says something: compaction leaves records of which nothing counts
+    /// until their segment's turn comes.
+    fn counts(&self, item: &TailItem) -> bool {
+        match item {
+            TailItem::Stored(_) => true,
+            TailItem::Changed { id, lsn, .. } | TailItem::Removed { id, lsn, .. } => {
+                self.inner.segments.counts(id.0, *lsn)
+            }
+        }
+    }
+
     /// Reads some records ahead; false when nothing more is durable.
     fn read_ahead(&mut self) -> Result<bool> {
         self.inner.check_open()?;
-        let from = self.segment;
-        let numbers = self.inner.segments.numbers();
+        let segments = &self.inner.segments;
+        let (at, generation) = self.segment;
+        // What was read through stays behind, unless the place went into another segment since.
+        let moved = segments.generation(at) != generation;
+        let numbers = segments.numbers();
+        let from = if moved || !numbers.contains(&at) { 0 } else { at };
         for number in numbers.into_iter().filter(|number| *number >= from) {
-            if number > self.segment {
-                (self.segment, self.offset) = (number, SEGMENT_HEADER_LEN);
-            }
             self.read_segment(number)?;
             if !self.ahead.is_empty() {
                 return Ok(true);
@@ -97,10 +111,22 @@ impl Tail {
     }
 
     fn read_segment(&mut self, number: u64) -> Result<()> {
-        let (file, end) = match self.inner.segments.old(number) {
-            Some(old) => self.inner.segments.open(&old)?,
-            None => self.inner.segments.active_synced(),
+        let segments = &self.inner.segments;
+        let old = segments.old(number);
+        let passed = |last_lsn| last_lsn < self.next_lsn;
+        if old.as_ref().and_then(|old| old.item).is_some_and(|item| passed(item.last_lsn)) {
+            return Ok(());
+        }
+        let (file, end) = match &old {
+            Some(old) => segments.open(old)?,
+            None if segments.active_number() == number => segments.active_synced(),
+            // It went into another one since; what it holds comes at the next look.
+            None => return Ok(()),
         };
+        let place = (number, file.header.generation);
+        if self.segment != place {
+            (self.segment, self.offset) = (place, SEGMENT_HEADER_LEN);
+        }
         let (next_lsn, ahead) = (self.next_lsn, &mut self.ahead);
         let mut offset = self.offset;
         let mut bytes = 0;
@@ -131,7 +157,7 @@ impl Iterator for Tail {
         loop {
             while let Some(frame) = self.ahead.pop_front() {
                 self.next_lsn = frame.header.lsn.saturating_add(1);
-                if let Some(item) = item_of(&frame) {
+                if let Some(item) = item_of(&frame).filter(|item| self.counts(item)) {
                     return Some(Ok(item));
                 }
             }

@@ -1,12 +1,13 @@
 //! The engine's own threads: one flushes what is queued, one loads the index and then looks
-//! after the next segment and the fallback files.
+//! after the next segment and the fallback files, one gives space back.
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::compact::Step;
 use super::{Inner, lock};
 use crate::config::Durability;
 use crate::error::{Error, Result};
@@ -16,32 +17,43 @@ const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
 /// However many groups are committed, the folder is not listed again before this time.
 const DRAIN_PAUSE_MS: u64 = 500;
 
-/// The threads of one engine. Both end when their channels close.
+/// After a failure compaction is tried again after this time.
+const COMPACT_RETRY_MS: u64 = 1000;
+/// After a group was committed compaction waits so long before it looks for work, so that many
+/// changes cost one look.
+const COMPACT_PAUSE: Duration = Duration::from_secs(1);
+
+/// The threads of one engine. All end when their channels close.
 #[derive(Debug)]
 pub(super) struct Threads {
     /// Guards the ends that keep the threads alive.
     running: Mutex<Vec<JoinHandle<()>>>,
     flush: Mutex<Option<Sender<()>>>,
     upkeep: Mutex<Option<Sender<()>>>,
+    compact: Mutex<Option<Sender<()>>>,
     stop: Mutex<Option<Sender<()>>>,
     stopped: Receiver<()>,
     flush_inbox: Receiver<()>,
     upkeep_inbox: Receiver<()>,
+    compact_inbox: Receiver<()>,
 }
 
 impl Default for Threads {
     fn default() -> Self {
         let (flush, flush_inbox) = bounded(1);
         let (upkeep, upkeep_inbox) = bounded(1);
+        let (compact, compact_inbox) = bounded(1);
         let (stop, stopped) = bounded(0);
         Self {
             running: Mutex::default(),
             flush: Mutex::new(Some(flush)),
             upkeep: Mutex::new(Some(upkeep)),
+            compact: Mutex::new(Some(compact)),
             stop: Mutex::new(Some(stop)),
             stopped,
             flush_inbox,
             upkeep_inbox,
+            compact_inbox,
         }
     }
 }
@@ -52,12 +64,14 @@ impl Threads {
         lock(&self.upkeep).clone()
     }
 
-    /// Starts both threads.
+    /// Starts the threads.
     pub fn start(&self, inner: &Arc<Inner>) -> Result<()> {
         let flusher = Arc::clone(inner);
         let keeper = Arc::clone(inner);
+        let compactor = Arc::clone(inner);
         self.spawn(inner, "deadletter-flush", move || flusher.run_flush())?;
-        self.spawn(inner, "deadletter-upkeep", move || keeper.run_upkeep())
+        self.spawn(inner, "deadletter-upkeep", move || keeper.run_upkeep())?;
+        self.spawn(inner, "deadletter-compact", move || compactor.run_compact())
     }
 
     fn spawn(&self, inner: &Inner, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -83,11 +97,21 @@ impl Threads {
         }
     }
 
-    /// Ends both threads and waits for them.
+    /// Tells the compactor that entries changed.
+    pub fn compact_ticker(&self) -> Option<Sender<()>> {
+        lock(&self.compact).clone()
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.stopped.try_recv(), Err(error) if error.is_empty())
+    }
+
+    /// Ends the threads and waits for them.
     pub fn stop(&self) {
         drop(lock(&self.stop).take());
         drop(lock(&self.flush).take());
         drop(lock(&self.upkeep).take());
+        drop(lock(&self.compact).take());
         let running = std::mem::take(&mut *lock(&self.running));
         for handle in running {
             // The last handle may be dropped by one of the threads itself.
@@ -140,6 +164,49 @@ impl Inner {
         }
     }
 
+    /// Gives space back whenever changes were committed, and when removed bytes are due to go.
+    fn run_compact(&self) {
+        // What was left undone before shows at the first look.
+        let mut due: Option<u64> = Some(0);
+        loop {
+            let now = self.env.monotonic_ms();
+            let timeout = due.map_or(crossbeam_channel::never(), |due| {
+                crossbeam_channel::after(Duration::from_millis(due.saturating_sub(now).max(1)))
+            });
+            crossbeam_channel::select! {
+                recv(self.threads.stopped) -> _ => return,
+                recv(self.threads.compact_inbox) -> woken => {
+                    if woken.is_err() {
+                        return;
+                    }
+                }
+                recv(timeout) -> _ => {}
+            }
+            due = self.compact_until_idle();
+            // More groups are likely to come; one look serves all of them.
+            if self.threads.stopped.recv_timeout(COMPACT_PAUSE) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    /// Compacts until there is nothing to do; answers when there may be, by the monotonic clock.
+    fn compact_until_idle(&self) -> Option<u64> {
+        loop {
+            if !self.threads.is_running() {
+                return None;
+            }
+            match self.compact_step(false) {
+                Ok(Step::Worked) => {}
+                Ok(Step::Idle(due)) => return due,
+                Err(error) => {
+                    tracing::warn!(%error, "space could not be given back");
+                    return Some(self.env.monotonic_ms() + COMPACT_RETRY_MS);
+                }
+            }
+        }
+    }
+
     /// Waits for a group or for the time to look for fallback files; false when it is over.
     fn await_tick(&self) -> bool {
         crossbeam_channel::select! {
@@ -152,9 +219,7 @@ impl Inner {
     fn prepare_ahead(&self) -> Result<()> {
         let Some(preparer) = &self.preparer else { return Ok(()) };
         preparer.want_next(self.segments.active_number());
-        while preparer.is_due()
-            && matches!(self.threads.stopped.try_recv(), Err(error) if error.is_empty())
-        {
+        while preparer.is_due() && self.threads.is_running() {
             preparer.step()?;
         }
         Ok(())

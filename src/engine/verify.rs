@@ -1,6 +1,5 @@
 //! Reading every byte of a store without its lock, and saying exactly what is damaged.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,8 +8,10 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::env::{Disk, Env, OpenMode};
 use crate::error::{Damage, DamageKind, Error, Result};
-use crate::format::{self, Checkpoint, Kind, LockNote, Predecessor, SegmentSet, Summary};
-use crate::log::{self, Extent, Item, SegmentFile, Witness};
+use crate::format::{
+    self, Checkpoint, FileName, Kind, LockNote, SegmentEnd, SegmentItem, SegmentSet, Summary,
+};
+use crate::log::{self, Extent, Item, SegmentFile, SegmentFiles, Witness};
 
 /// What verifying found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -64,20 +65,21 @@ pub fn verify_with(
     if log::store_file_damaged(&**env, dir)? {
         report.damage.push(log::file_damage(format::STORE_NAME));
     }
-    let note = log::await_owner(&**env, config)?;
+    // What the log lists, as of one moment; as long as it is open its files stay.
+    let opened = log::open_read_only(env, config)?;
     let log_dir = dir.join(format::LOG_DIR);
-    // First the checkpoint: what it names is there, or is missing.
-    let checkpoint = log::read_checkpoint(&**env, dir);
-    let mut files = log::list_segments(&**env, &log_dir, false)?;
-    files.retain(|number, _| note.is_none_or(|note| *number <= note.segment));
+    let mut files = SegmentFiles::list(&**env, &log_dir)?;
+    if let Some(note) = opened.note {
+        files.retain_through(note.segment);
+    }
     let verifier = Verifier {
         env,
         config,
         log_dir: &log_dir,
-        note,
-        checkpoint,
+        note: opened.note,
+        checkpoint: opened.checkpoint,
         report,
-        set: None,
+        listed: &opened.set,
         last_lsn: 0,
         newest_entries: 0,
     };
@@ -99,8 +101,8 @@ struct Verifier<'a> {
     note: Option<LockNote>,
     checkpoint: Option<Checkpoint>,
     report: VerifyReport,
-    /// The newest segment set seen.
-    set: Option<SegmentSet>,
+    /// The older segments that the log lists, gone ones included.
+    listed: &'a SegmentSet,
     /// The highest sequence number of the segments read.
     last_lsn: u64,
     /// How many entries the newest segment took.
@@ -110,54 +112,62 @@ struct Verifier<'a> {
 impl Verifier<'_> {
     fn run(
         mut self,
-        files: &BTreeMap<u64, u32>,
+        files: &SegmentFiles,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<VerifyReport> {
         let mut opened = Vec::new();
         let mut unreadable = Vec::new();
-        for (number, generation) in files {
-            let path = self.log_dir.join(format::segment_name(*number, *generation));
+        let newest = files.newest().map(|(number, _)| number);
+        for (number, generation) in self.counting(files) {
+            let path = self.log_dir.join(format::segment_name(number, generation));
             let mmap = self.config.mmap;
             match SegmentFile::open(&**self.env, &path, OpenMode::Read, mmap) {
-                Ok(segment) => opened.push((*number, segment)),
-                Err(Error::Damaged(damage)) => unreadable.push((*number, *damage)),
+                Ok(segment) if newest == Some(number) => {
+                    opened.push((segment.into_newest()?, None));
+                }
+                Ok(segment) => {
+                    let end = self.listed.end_of(number);
+                    opened.push((segment.ending_at(end.map(|end| end.end)), end));
+                }
+                Err(Error::Damaged(damage)) => unreadable.push((number, *damage)),
                 Err(error) => return Err(error),
             }
         }
-        let newest = files.last_key_value().map(|(number, _)| *number);
-        if let Some((number, segment)) = opened.pop() {
-            let segment = if newest == Some(number) { segment.into_newest()? } else { segment };
-            opened.push((number, segment));
-        }
-        let next_of = |index: usize, number: u64| {
-            let (next, segment): &(u64, SegmentFile) = opened.get(index + 1)?;
-            if *next == number + 1 { segment.header.predecessor } else { None }
-        };
-        let numbers = opened.iter().map(|(number, _)| *number).enumerate();
-        let successors: Vec<_> = numbers.map(|(index, number)| next_of(index, number)).collect();
-        let opened: Vec<_> = opened
-            .into_iter()
-            .zip(&successors)
-            .map(|((number, segment), next)| (number, segment.ending_at(next.map(|next| next.end))))
-            .collect();
-        let total: u64 = opened.iter().map(|(_, segment)| segment.len).sum();
-        self.read_set(opened.iter().rev().map(|(_, segment)| segment))?;
+        let total: u64 = opened.iter().map(|(segment, _)| segment.len).sum();
         // What is gone as a whole comes first: the segments behind it say what was removed before.
         let (last, gone): (Vec<_>, Vec<_>) =
             unreadable.into_iter().partition(|(number, _)| newest == Some(*number));
         self.unreadable(gone);
         self.missing(files);
-        for ((number, segment), next) in opened.iter().zip(successors) {
-            self.segment(segment, newest == Some(*number), next)?;
-            if let (Some(trailer), true) = (segment.trailer, newest == Some(*number)) {
+        for (segment, end) in &opened {
+            let is_newest = newest == Some(segment.header.segment);
+            self.segment(segment, is_newest, *end)?;
+            if let (Some(trailer), true) = (segment.trailer, is_newest) {
                 self.newest_entries = u64::from(trailer.entries);
             }
             progress(self.report.bytes, total);
         }
         self.unreadable(last);
-        self.beyond(files);
+        self.beyond(newest.unwrap_or(0));
         self.report.damage.sort();
         Ok(self.report)
+    }
+
+    /// The files that count, by number: those that the log lists, and those behind them.
+    fn counting(&self, files: &SegmentFiles) -> Vec<(u64, u32)> {
+        let items = self.listed.segments.iter();
+        let mut counting: Vec<(u64, u32)> = items
+            .map(|item| (item.segment, item.generation))
+            .filter(|(number, generation)| files.has(*number, *generation))
+            .collect();
+        let last = self.listed.segments.last().map_or(0, |item| item.segment + 1);
+        counting.extend(files.between(last, u64::MAX));
+        counting
+    }
+
+    /// What the log lists of a segment.
+    fn item_of(&self, number: u64) -> Option<SegmentItem> {
+        self.listed.segments.iter().find(|item| item.segment == number).copied()
     }
 
     fn unreadable(&mut self, segments: Vec<(u64, Damage)>) {
@@ -173,7 +183,10 @@ impl Verifier<'_> {
             if let (Some(from), Some(to), Some(entries)) =
                 (damage.lsn_from, damage.lsn_to, damage.entries.as_mut())
             {
-                *entries = entries.saturating_sub(log::removed_among(rows, from, to));
+                let number = FileName::parse(&damage.segment).segment();
+                let folded_lsn = number.and_then(|number| self.listed.end_of(number));
+                let folded_lsn = folded_lsn.map_or(0, |end| end.folded_lsn);
+                *entries = entries.saturating_sub(log::removed_among(rows, folded_lsn, from, to));
             }
         }
     }
@@ -182,7 +195,7 @@ impl Verifier<'_> {
         &mut self,
         segment: &SegmentFile,
         newest: bool,
-        next: Option<Predecessor>,
+        end: Option<SegmentEnd>,
     ) -> Result<()> {
         self.report.segments += 1;
         self.report.bytes += segment.len;
@@ -190,18 +203,16 @@ impl Verifier<'_> {
             self.damage(segment, DamageKind::Header, 0, format::SEGMENT_HEADER_LEN);
         }
         // A crash may have come before the footer's sync; then nobody vouches for it.
-        let vouched = next.is_none_or(|next| next.footer_crc != 0);
-        if segment.trailer.is_none() && vouched && next.is_some() {
-            let end = next.map_or(segment.len, |next| next.end).min(segment.len);
+        let vouched = end.is_none_or(|end| end.footer_crc != 0);
+        if segment.trailer.is_none() && vouched && end.is_some() {
+            let end = end.map_or(segment.len, |end| end.end).min(segment.len);
             self.damage(segment, DamageKind::Footer, end, segment.len - end);
         }
         match (segment.trailer, newest) {
             (None, true) => self.active(segment),
             _ => {
-                let number = segment.header.segment;
-                let items = self.set.iter().flat_map(|set| &set.segments);
-                let item = items.clone().find(|item| item.segment == number).copied();
-                let extent = Extent::of(segment, next.map(|next| next.end), item.as_ref());
+                let item = self.item_of(segment.header.segment);
+                let extent = Extent::of(segment, end.map(|end| end.end), item.as_ref());
                 self.old(segment, extent, vouched)
             }
         }
@@ -267,29 +278,10 @@ impl Verifier<'_> {
         })
     }
 
-    /// Reads the newest segment set, which says what the older segments hold.
-    fn read_set<'s>(&mut self, segments: impl Iterator<Item = &'s SegmentFile>) -> Result<()> {
-        for segment in segments {
-            segment.scan_while(format::SEGMENT_HEADER_LEN, segment.len, &mut |item| {
-                if let Item::Frame(frame) = item
-                    && frame.header.kind == Kind::SegmentSet
-                {
-                    self.set = format::decode_body(&frame).ok();
-                }
-                Ok(false)
-            })?;
-            if self.set.is_some() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     /// A segment of which nothing can be read: all that it held is lost.
     fn whole(&self, number: u64, damage: Damage) -> Damage {
-        let items = self.set.iter().flat_map(|set| &set.segments);
-        let item = items.clone().find(|item| item.segment == number).copied();
         let beyond = self.checkpoint.filter(|checkpoint| checkpoint.segment == number);
+        let item = self.item_of(number);
         let item =
             item.or(beyond.map(|checkpoint| log::last_item(&checkpoint, self.last_lsn, None)));
         let Some(item) = item else { return damage };
@@ -302,23 +294,21 @@ impl Verifier<'_> {
     }
 
     /// Segments that the newest set names and that are not there.
-    fn missing(&mut self, files: &BTreeMap<u64, u32>) {
-        let items = self.set.iter().flat_map(|set| &set.segments);
-        let gone: Vec<_> = items.filter(|item| !files.contains_key(&item.segment)).collect();
+    fn missing(&mut self, files: &SegmentFiles) {
+        let items = self.listed.segments.iter();
+        let gone: Vec<_> = items.filter(|item| !files.has(item.segment, item.generation)).collect();
         let damage: Vec<Damage> = gone.into_iter().map(log::missing_damage).collect();
         self.report.damage.extend(damage);
     }
 
     /// Segments behind the newest file that only the checkpoint names.
-    fn beyond(&mut self, files: &BTreeMap<u64, u32>) {
-        let newest = files.last_key_value().map_or(0, |(number, _)| *number);
+    fn beyond(&mut self, newest: u64) {
         let known = self.note.map_or(u64::MAX, |note| note.segment);
         let beyond = self
             .checkpoint
             .filter(|checkpoint| checkpoint.segment > newest && checkpoint.segment <= known);
         if let Some(checkpoint) = beyond {
-            let captured = self.set.as_ref().map_or(0, |set| set.totals.captured);
-            let captured = Some(captured + self.newest_entries);
+            let captured = Some(self.listed.totals.captured + self.newest_entries);
             let item = log::last_item(&checkpoint, self.last_lsn, captured);
             self.report.damage.push(log::missing_damage(&item));
         }

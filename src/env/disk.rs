@@ -124,6 +124,18 @@ impl Env for Disk {
         Ok(None)
     }
 
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        let file = open_regular(path, OFlags::RDONLY)?;
+        for _ in 0..LOCK_ATTEMPTS {
+            match file.try_lock_shared() {
+                Ok(()) => return Ok(Some(Box::new(DiskLock(file)))),
+                Err(fs::TryLockError::WouldBlock) => self.sleep(LOCK_PAUSE),
+                Err(fs::TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
         let file = match open_regular(path, OFlags::RDONLY) {
             Ok(file) => file,

@@ -93,6 +93,14 @@ impl FileName {
         Self::parse_known(name).unwrap_or(Self::Foreign)
     }
 
+    /// The number of a segment of the log.
+    pub fn segment(self) -> Option<u64> {
+        match self {
+            Self::Segment(number, _) => Some(number),
+            _ => None,
+        }
+    }
+
     fn parse_known(name: &str) -> Option<Self> {
         let (parsed, text) = if let Some(stem) = name.strip_suffix(".next") {
             let segment = u64::from_str_radix(stem, 16).ok()?;

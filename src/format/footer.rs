@@ -1,8 +1,8 @@
 //! The footer that seals a segment: terms, entry rows, change rows, trailer.
 
 use super::{
-    ChangeRow, EntryRow, FormatError, RECORD_ALIGN, Reader, Summary, TIME_NONE, When, checked,
-    crc32, sealed,
+    ChangeRow, EntryRow, FormatError, RECORD_ALIGN, Reader, SegmentHeader, Summary, TIME_NONE,
+    When, checked, crc32, sealed,
 };
 use crate::entry::Status;
 
@@ -89,9 +89,7 @@ pub fn encode_footer(
 pub fn decode_footer(
     bytes: &[u8],
     trailer: &FooterTrailer,
-    salt: u32,
-    segment: u64,
-    folded_lsn: u64,
+    header: &SegmentHeader,
 ) -> Result<Summary, FormatError> {
     let (terms, rest) =
         bytes.split_at_checked(trailer.terms_len as usize).ok_or(FormatError::Short)?;
@@ -101,12 +99,11 @@ pub fn decode_footer(
         return Err(FormatError::Field("footer length"));
     }
     for (block, crc) in [terms, entries, changes].into_iter().zip(trailer.crcs) {
-        if crc32(salt, block) != crc {
+        if crc32(header.salt, block) != crc {
             return Err(FormatError::Checksum);
         }
     }
-    let mut summary = Summary::new(segment);
-    summary.folded_lsn = folded_lsn;
+    let mut summary = Summary::of(header);
     let mut reader = Reader::new(terms);
     while reader.bytes.len() >= 4 {
         let len = reader.u32() as usize;
@@ -140,6 +137,15 @@ impl FooterTrailer {
     pub fn entry_row_offset(&self, ordinal: u32) -> Option<u64> {
         (ordinal < self.entries).then(|| {
             self.start + u64::from(self.terms_len) + u64::from(ordinal) * ENTRY_ROW_LEN as u64
+        })
+    }
+
+    /// Where the row of a change stands in the file, counted from the first.
+    pub fn change_row_offset(&self, index: u32) -> Option<u64> {
+        let rows = u64::from(self.entries) * ENTRY_ROW_LEN as u64;
+        (index < self.changes).then(|| {
+            let before = rows + u64::from(index) * CHANGE_ROW_LEN as u64;
+            self.start + u64::from(self.terms_len) + before
         })
     }
 
@@ -234,6 +240,11 @@ pub fn decode_entry_row(bytes: &[u8]) -> Result<EntryRow, FormatError> {
     Ok(row)
 }
 
+/// The sequence number of a row of either kind.
+pub(crate) fn row_lsn(bytes: &[u8]) -> u64 {
+    Reader::new(bytes).u64()
+}
+
 fn encode_change_row(row: &ChangeRow) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(CHANGE_ROW_LEN);
     for number in [row.lsn, row.target, row.updated_ms, row.when_ms, row.expires_ms] {
@@ -245,7 +256,12 @@ fn encode_change_row(row: &ChangeRow) -> Vec<u8> {
     bytes
 }
 
-fn decode_change_row(bytes: &[u8]) -> Result<ChangeRow, FormatError> {
+/// Reads one change row.
+///
+/// # Errors
+///
+/// As [`decode_entry_row`].
+pub(crate) fn decode_change_row(bytes: &[u8]) -> Result<ChangeRow, FormatError> {
     let mut reader = Reader::new(bytes);
     let (lsn, target, updated_ms) = (reader.u64(), reader.u64(), reader.u64());
     let (mut when_ms, expires_ms) = (reader.u64(), reader.u64());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::entry::Status;
 
-use super::When;
+use super::{SegmentHeader, When};
 
 /// No time: an entry that never expires, a state that is due at once.
 pub const TIME_NONE: u64 = u64::MAX;
@@ -57,6 +57,8 @@ pub struct ChangeRow {
 pub struct Summary {
     /// The segment.
     pub segment: u64,
+    /// Its generation.
+    pub generation: u32,
     /// Changes up to this sequence number are folded into the entries here.
     pub folded_lsn: u64,
     /// Distinct domains and failure types, in order of first use.
@@ -72,6 +74,12 @@ impl Summary {
     /// An empty summary.
     pub fn new(segment: u64) -> Self {
         Self { segment, ..Self::default() }
+    }
+
+    /// An empty summary of the segment with this header.
+    pub fn of(header: &SegmentHeader) -> Self {
+        let SegmentHeader { segment, generation, folded_lsn, .. } = *header;
+        Self { segment, generation, folded_lsn, ..Self::default() }
     }
 
     /// The number of a term, given on first use.

@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::{
     ChangeBody, ChangeRow, ClockBody, DrainedBody, DropBody, EntryBody, EntryRow,
-    FOOTER_TRAILER_LEN, FooterTrailer, FormatError, Loss, RECORD_ALIGN, ReplaceBody, SegmentSet,
-    Summary, SummaryBody, TIME_NONE, When, body::Body, decode_bytes, decode_footer, encode_body,
-    encode_footer, footer_len,
+    FOOTER_TRAILER_LEN, FooterTrailer, FormatError, Loss, RECORD_ALIGN, ReplaceBody, SegmentHeader,
+    SegmentSet, Summary, SummaryBody, TIME_NONE, When, body::Body, decode_bytes, decode_footer,
+    encode_body, encode_footer, footer_len,
 };
 use crate::entry::Status;
 
@@ -71,7 +71,19 @@ fn read(bytes: &[u8], start: u64) -> Result<Summary, FormatError> {
     let (rest, trailer) =
         bytes.split_last_chunk::<FOOTER_TRAILER_LEN>().ok_or(FormatError::Short)?;
     let trailer = FooterTrailer::decode(trailer, SALT, start + bytes.len() as u64)?;
-    decode_footer(rest, &trailer, SALT, 3, 0)
+    let header = SegmentHeader {
+        store_uuid: [0; 16],
+        segment: 3,
+        base_lsn: 1,
+        salt: SALT,
+        fallback: false,
+        created_ms: 0,
+        predecessor: None,
+        generation: 0,
+        folded_lsn: 0,
+        capacity: 0,
+    };
+    decode_footer(rest, &trailer, &header)
 }
 
 proptest! {

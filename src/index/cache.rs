@@ -106,6 +106,11 @@ impl Cache {
         }
     }
 
+    /// Drops a block without keeping it.
+    pub fn forget(&mut self, kind: Kind, segment: u64) {
+        self.remove(kind, segment);
+    }
+
     /// Drops everything.
     pub fn clear(&mut self) {
         *self = Self::new(self.bytes_max);

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::entry::Status;
@@ -31,8 +31,9 @@ pub struct Catalog {
     state: RwLock<State>,
     /// Guards the blocks in memory; taken after `state` where both are, never before.
     cache: Mutex<Cache>,
-    /// Whether some thread folds overlays.
-    pub(super) folding: AtomicBool,
+    /// The right to fold overlays, and to put a rewritten segment in the place of others; it is
+    /// held through I/O and guards no data.
+    pub(super) folding: Mutex<()>,
     /// The last stamp given to a block of newest changes.
     pub(super) stamps: AtomicU64,
 }
@@ -70,7 +71,7 @@ impl Catalog {
             index,
             state: RwLock::default(),
             cache: Mutex::new(Cache::new(cache_bytes)),
-            folding: AtomicBool::new(false),
+            folding: Mutex::default(),
             stamps: AtomicU64::new(0),
         }
     }
@@ -86,7 +87,7 @@ impl Catalog {
         failure_type: &str,
     ) {
         let mut state = self.write();
-        let sealed = state.store(segment, 0, row, domain, failure_type);
+        let sealed = state.store(segment, row, domain, failure_type);
         let at = state.segments.get(&segment).map_or(0, |held| held.len());
         if at != ordinal.saturating_add(1) && state.stored_lsn == Some(row.lsn) {
             tracing::warn!(segment, ordinal, at, "the index counts other ordinals than the log");
@@ -169,7 +170,6 @@ impl State {
     pub fn store(
         &mut self,
         number: u64,
-        folded_lsn: u64,
         row: &EntryRow,
         domain: &str,
         failure_type: &str,
@@ -179,14 +179,14 @@ impl State {
         }
         let domain = self.terms.number(domain);
         let failure_type = self.terms.number(failure_type);
-        self.push(number, folded_lsn, row, domain, failure_type)
+        self.push((number, 0, 0), row, domain, failure_type)
     }
 
-    /// As [`State::store`], for an entry known to be new, with its terms as numbers.
+    /// As [`State::store`], for an entry known to be new, with its terms as numbers, in a segment of
+    /// this number, generation and folded number.
     pub fn push(
         &mut self,
-        number: u64,
-        folded_lsn: u64,
+        (number, generation, folded_lsn): (u64, u32, u64),
         row: &EntryRow,
         domain: u32,
         failure_type: u32,
@@ -196,7 +196,7 @@ impl State {
         if !self.segments.contains_key(&number) {
             sealed = self.seal();
             self.starts.insert(row.lsn, number);
-            self.segments.insert(number, Arc::new(Segment::new(number, folded_lsn)));
+            self.segments.insert(number, Arc::new(Segment::new(number, generation, folded_lsn)));
         }
         if let Some(segment) = self.segments.get_mut(&number) {
             Arc::make_mut(segment).push(row, cell);
@@ -257,11 +257,12 @@ impl State {
     pub fn seal(&mut self) -> Vec<Placed> {
         let mut sealed = Vec::new();
         // Only the last one can be open: entries rise.
-        if let Some((number, segment)) = self.segments.iter_mut().next_back()
+        if let Some(segment) = self.segments.values_mut().next_back()
             && segment.open.is_some()
             && let Some(blocks) = Arc::make_mut(segment).seal()
         {
-            sealed.extend(blocks.into_iter().map(|(kind, block)| (kind, *number, block)));
+            let place = segment.place();
+            sealed.extend(blocks.into_iter().map(|(kind, block)| (kind, place, block)));
         }
         sealed
     }

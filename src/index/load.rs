@@ -5,8 +5,8 @@
 //! of all segments that changed it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, TryLockError};
 
 use crate::error::Result;
 use crate::format::{EntryRow, Position, Summary};
@@ -17,7 +17,7 @@ use super::keys::Filter;
 use super::postings::{
     Bytes, Change, Changes, Column, Fresh, Kind, put_varint, read_block, remove_block, write_block,
 };
-use super::segment::{Segment, Terms};
+use super::segment::{Segment, Terms, place};
 use super::times::{Time, Times};
 use super::{Catalog, Loaded, Source};
 
@@ -35,7 +35,7 @@ const PASS_ENTRIES: u64 = if cfg!(test) { 16 } else { 1 << 17 };
 type Gathered = HashMap<u64, Overlay>;
 
 /// The blocks of one segment that its changes make.
-struct Built {
+pub(super) struct Built {
     changes: Arc<Changes>,
     /// In the order of [`Time::ALL`].
     times: [Arc<Times>; 2],
@@ -59,7 +59,8 @@ impl Catalog {
         let segments = source.segments();
         *self.write() = State::default();
         self.cache().clear();
-        let reused = watermark.is_some_and(|lsn| self.reuse(source, lsn, &segments));
+        let listed = places(source, &segments);
+        let reused = watermark.is_some_and(|lsn| self.reuse(source, lsn, &listed));
         if !reused {
             let cleared = self.index.clear();
             if let Err(error) = cleared {
@@ -105,12 +106,12 @@ impl Catalog {
             put_varint(&mut block, self.stamps.load(Ordering::Relaxed));
             put_varint(&mut block, u64::from(changed_lsn.is_some()));
             put_varint(&mut block, changed_lsn.unwrap_or(0));
-            let listed = source.segments();
+            let listed = places(source, &source.segments());
             put_varint(&mut block, listed.len() as u64);
-            listed.iter().for_each(|number| put_varint(&mut block, *number));
+            listed.iter().for_each(|place| put_varint(&mut block, *place));
             put_varint(&mut block, segments.len() as u64);
             for segment in &segments {
-                put_varint(&mut block, segment.number);
+                put_varint(&mut block, segment.place());
                 put_varint(&mut block, u64::from(segment.len()));
                 put_varint(&mut block, segment.stamp);
                 put_varint(&mut block, segment.changed_lsn);
@@ -127,13 +128,13 @@ impl Catalog {
     /// # Errors
     /// When a block has to be built and a summary cannot be read.
     pub fn fold(&self, source: &dyn Source) -> Result<()> {
-        if self.folding.swap(true, Ordering::Acquire) {
-            return Ok(());
-        }
+        let _folding = match self.folding.try_lock() {
+            Ok(folding) => folding,
+            Err(TryLockError::Poisoned(folding)) => folding.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
         let waiting: Vec<u64> = self.read().overlays.keys().copied().collect();
-        let folded = waiting.into_iter().try_for_each(|number| self.fold_one(source, number));
-        self.folding.store(false, Ordering::Release);
-        folded
+        waiting.into_iter().try_for_each(|number| self.fold_one(source, number))
     }
 
     /// Folds if more changes wait than memory is meant for.
@@ -153,26 +154,26 @@ impl Catalog {
         segment: &Segment,
     ) -> Result<Arc<Column>> {
         let fits = |column: &Column| column.len() == segment.len() as usize;
-        let cached = self.cache().get(kind, segment.number);
+        let cached = self.cache().get(kind, segment.place());
         if let Some(Block::Column(column)) = cached
             && fits(&column)
         {
             return Ok(column);
         }
-        let block = read_block(&*self.index, kind, segment.number);
+        let block = read_block(&*self.index, kind, segment.place());
         let read = block.and_then(|block| {
             let mut bytes = Bytes::new(&block);
             Column::decode(&mut bytes).filter(|column| bytes.is_empty() && fits(column))
         });
         if let Some(column) = read {
             let column = Arc::new(column);
-            self.hold(kind, segment.number, Block::Column(Arc::clone(&column)), true);
+            self.hold(kind, segment.place(), Block::Column(Arc::clone(&column)), true);
             return Ok(column);
         }
         let column = Arc::new(gather_column(&*source.summary(segment.number)?, kind, segment));
         let block = Block::Column(Arc::clone(&column));
-        let kept = self.put(kind, segment.number, &block).is_ok();
-        self.hold(kind, segment.number, block, kept);
+        let kept = self.put(kind, segment.place(), &block).is_ok();
+        self.hold(kind, segment.place(), block, kept);
         Ok(column)
     }
 
@@ -181,13 +182,13 @@ impl Catalog {
         if segment.stamp == 0 {
             return Ok(Arc::default());
         }
-        let cached = self.cache().get(Kind::Changes, segment.number);
+        let cached = self.cache().get(Kind::Changes, segment.place());
         if let Some(Block::Changes(changes)) = cached
             && changes.stamp == segment.stamp
         {
             return Ok(changes);
         }
-        let block = read_block(&*self.index, Kind::Changes, segment.number);
+        let block = read_block(&*self.index, Kind::Changes, segment.place());
         let read = block.and_then(|block| Changes::decode(&block));
         if let Some(changes) = read
             && changes.stamp == segment.stamp
@@ -195,7 +196,7 @@ impl Catalog {
         {
             let changes = Arc::new(changes);
             let block = Block::Changes(Arc::clone(&changes));
-            self.hold(Kind::Changes, segment.number, block, true);
+            self.hold(Kind::Changes, segment.place(), block, true);
             return Ok(changes);
         }
         Ok(self.build(source, segment)?.changes)
@@ -216,13 +217,13 @@ impl Catalog {
         }
         let kind = time.stored_kind();
         let fits = |times: &Times| times.stamp == 0 && times.len() == segment.len();
-        if let Some(times) = self.kept_times(kind, segment.number, &fits) {
+        if let Some(times) = self.kept_times(kind, segment.place(), &fits) {
             return Ok(times);
         }
         let times = Arc::new(gather_times(&*source.summary(segment.number)?, time, segment));
         let block = Block::Times(Arc::clone(&times));
-        let kept = self.put(kind, segment.number, &block).is_ok();
-        self.hold(kind, segment.number, block, kept);
+        let kept = self.put(kind, segment.place(), &block).is_ok();
+        self.hold(kind, segment.place(), block, kept);
         Ok(times)
     }
 
@@ -238,7 +239,7 @@ impl Catalog {
             return Ok(Arc::default());
         }
         let fits = |times: &Times| times.stamp == segment.stamp && times.len() <= segment.len();
-        if let Some(times) = self.kept_times(time.changed_kind(), segment.number, &fits) {
+        if let Some(times) = self.kept_times(time.changed_kind(), segment.place(), &fits) {
             return Ok(times);
         }
         let [when, expires] = self.build(source, segment)?.times;
@@ -272,8 +273,9 @@ impl Catalog {
         for (number, stamp, rows) in gather_changes(source, &around, segment)? {
             let built = Built::new(stamp, &rows);
             // A fold may have gone on meanwhile; its blocks stay.
-            if self.read().segments.get(&number).is_some_and(|held| held.stamp == stamp) {
-                self.hold_built(number, &built);
+            let held = self.read().segments.get(&number).cloned();
+            if let Some(held) = held.filter(|held| held.stamp == stamp) {
+                self.hold_built(held.place(), &built);
             }
             if let Some(held) = self.write().segments.get_mut(&number)
                 && held.cold
@@ -288,10 +290,10 @@ impl Catalog {
     }
 
     /// Puts new blocks into index and cache.
-    fn hold_built(&self, number: u64, built: &Built) {
+    fn hold_built(&self, place: u64, built: &Built) {
         for (kind, block) in built.blocks() {
-            let kept = self.put(kind, number, &block).is_ok();
-            self.hold(kind, number, block, kept);
+            let kept = self.put(kind, place, &block).is_ok();
+            self.hold(kind, place, block, kept);
         }
     }
 
@@ -330,8 +332,9 @@ impl Catalog {
                 Arc::new(merge_times(stamp, Time::Expires, &expires, &overlay)),
             ],
         };
+        let place = segment.place();
         let blocks = built.blocks().map(|(kind, block)| {
-            let kept = self.put(kind, number, &block).is_ok();
+            let kept = self.put(kind, place, &block).is_ok();
             (kind, block, kept)
         });
         let mut state = self.write();
@@ -354,7 +357,7 @@ impl Catalog {
         }
         drop(state);
         for (kind, block, kept) in blocks {
-            self.hold(kind, number, block, kept);
+            self.hold(kind, place, block, kept);
         }
         Ok(())
     }
@@ -390,14 +393,14 @@ impl Catalog {
             return Ok(());
         }
         if !segment.filter_kept {
-            write_block(&*self.index, Kind::Filter, segment.number, &segment.filter.encode())?;
+            write_block(&*self.index, Kind::Filter, segment.place(), &segment.filter.encode())?;
             if let Some(open) = &segment.open {
                 for (kind, block) in segment.blocks(open) {
-                    self.put(kind, segment.number, &block)?;
+                    self.put(kind, segment.place(), &block)?;
                 }
             }
         }
-        write_block(&*self.index, Kind::Segment, segment.number, &segment.encode(terms))?;
+        write_block(&*self.index, Kind::Segment, segment.place(), &segment.encode(terms))?;
         let mut state = self.write();
         if let Some(held) = state.segments.get_mut(&segment.number)
             && Arc::ptr_eq(held, segment)
@@ -431,18 +434,18 @@ impl Catalog {
         let (lsn, stamps) = (bytes.varint()?, bytes.varint()?);
         let (changed, changed_lsn) = (bytes.varint()?, bytes.varint()?);
         let numbers = (0..bytes.varint()?).map(|_| bytes.varint()).collect::<Option<Vec<_>>>()?;
-        if lsn != watermark || numbers != listed {
+        if lsn != watermark || numbers != *listed {
             return None;
         }
         let changed_lsn = (changed != 0).then_some(changed_lsn);
         let mut state = State { changed_lsn, ..State::default() };
         for _ in 0..bytes.varint()? {
-            let number = bytes.varint()?;
-            let filter = Filter::decode(&read_block(&*self.index, Kind::Filter, number)?)?;
-            let block = read_block(&*self.index, Kind::Segment, number)?;
+            let place = bytes.varint()?;
+            let filter = Filter::decode(&read_block(&*self.index, Kind::Filter, place)?)?;
+            let block = read_block(&*self.index, Kind::Segment, place)?;
             let segment = Segment::decode(&block, filter, &mut state.terms)?;
             let (len, stamp, changed) = (bytes.varint()?, bytes.varint()?, bytes.varint()?);
-            let fits = segment.number == number
+            let fits = segment.place() == place
                 && u64::from(segment.len()) == len
                 && segment.stamp == stamp
                 && segment.changed_lsn == changed;
@@ -499,14 +502,14 @@ impl Catalog {
 }
 
 impl Built {
-    fn new(stamp: u64, rows: &Overlay) -> Self {
+    pub(super) fn new(stamp: u64, rows: &Overlay) -> Self {
         let none = Times::default();
         let times = Time::ALL.map(|time| Arc::new(merge_times(stamp, time, &none, rows)));
         let rows = rows.values().map(|fresh| fresh.change).collect();
         Self { changes: Arc::new(Changes { stamp, rows }), times }
     }
 
-    fn blocks(&self) -> [(Kind, Block); 3] {
+    pub(super) fn blocks(&self) -> [(Kind, Block); 3] {
         let [when, expires] = &self.times;
         [
             (Time::When.changed_kind(), Block::Times(Arc::clone(when))),
@@ -526,14 +529,15 @@ impl State {
         for row in &summary.entries {
             if self.stored_lsn.is_none_or(|highest| row.lsn > highest) {
                 let (domain, failure_type) = (term(row.domain), term(row.failure_type));
-                sealed.extend(self.push(number, summary.folded_lsn, row, domain, failure_type));
+                let place = (number, summary.generation, summary.folded_lsn);
+                sealed.extend(self.push(place, row, domain, failure_type));
             }
         }
         sealed
     }
 
-    /// Adds a segment that was read from the index.
-    fn admit(&mut self, segment: Segment) {
+    /// Adds a segment that is as the index has it, or as a rewritten file makes it.
+    pub(super) fn admit(&mut self, segment: Segment) {
         for (key, count) in segment.cells.iter().filter(|(_, count)| *count > 0) {
             if key.status != super::segment::GONE {
                 *self.totals.entry(key).or_default() += u64::from(count);
@@ -546,6 +550,11 @@ impl State {
         }
         self.segments.insert(segment.number, Arc::new(segment));
     }
+}
+
+/// The segments of a source with their generations.
+fn places(source: &dyn Source, segments: &[u64]) -> Vec<u64> {
+    segments.iter().map(|number| place(*number, source.generation(*number))).collect()
 }
 
 /// The rows of a segment's entries; none for one that the summary no longer lists: it is gone.

@@ -10,6 +10,7 @@ mod keys;
 mod load;
 mod postings;
 mod query;
+mod replace;
 mod segment;
 mod sled;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::error::Result;
 use crate::format::{Position, Summary};
 
 pub use catalog::Catalog;
+pub use replace::{Liveness, Wear};
 pub use sled::SledIndex;
 
 /// Where derived blocks are kept. It may lose anything at any time: every value is checked by
@@ -58,6 +60,8 @@ pub trait Index: Send + Sync {
 pub trait Source: Send + Sync {
     /// The numbers of all segments, rising.
     fn segments(&self) -> Vec<u64>;
+    /// The generation of one segment.
+    fn generation(&self, segment: u64) -> u32;
     /// The summary of one segment.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use crate::format::Position;
 use super::Index;
 
 /// The version of all values; another one is a miss.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Bytes before the data of a part.
 const PART_HEADER: usize = 14;
 /// Data bytes of a part, so that a value has at most 4 KiB: the index cannot sync larger ones.
@@ -90,6 +90,21 @@ pub struct Changes {
 
 /// Reads values off a slice; every method is none at its end.
 pub struct Bytes<'a>(&'a [u8]);
+
+impl Kind {
+    /// The blocks that a segment may have.
+    pub const OF_SEGMENTS: [Self; 9] = [
+        Self::Segment,
+        Self::Filter,
+        Self::Created,
+        Self::Keys,
+        Self::Changes,
+        Self::Expires,
+        Self::When,
+        Self::ExpiresChanged,
+        Self::WhenChanged,
+    ];
+}
 
 impl Column {
     /// An empty column.
@@ -410,6 +425,16 @@ pub fn read_block(index: &dyn Index, kind: Kind, segment: u64) -> Option<Vec<u8>
         block.extend_from_slice(next.data);
     }
     (crc32fast::hash(&block) == first.whole).then_some(block)
+}
+
+/// Removes a block with all its parts.
+pub fn erase_block(index: &dyn Index, kind: Kind, segment: u64) -> Result<()> {
+    let first = index.get(&key(kind, segment, 0));
+    let parts = first.and_then(|value| Some(open(&value, kind, segment, 0)?.parts)).unwrap_or(0);
+    for part in 0..u32::try_from(PARTS_MAX).unwrap_or(u32::MAX).min(parts) {
+        index.remove(&key(kind, segment, part))?;
+    }
+    Ok(())
 }
 
 /// Makes a block a miss.

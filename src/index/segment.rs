@@ -70,6 +70,8 @@ pub struct Open {
 pub struct Segment {
     /// Its number.
     pub number: u64,
+    /// Its generation: rewritten, it has other ordinals.
+    pub generation: u32,
     /// Changes up to this sequence number are folded into its entries.
     pub folded_lsn: u64,
     /// The entries' sequence numbers; their ranks are the ordinals.
@@ -92,6 +94,10 @@ pub struct Segment {
     pub changed_in: Arc<BTreeSet<u64>>,
     /// The highest change applied.
     pub changed_lsn: u64,
+    /// How many changes were applied since this part was made.
+    pub touched: u64,
+    /// When the first of those that are gone went, by the wall clock; [`TIME_NONE`] while none is.
+    pub gone_since: u64,
     /// Names the block of newest changes that belongs to this state; 0 when there is none.
     pub stamp: u64,
     /// Whether the block of newest changes was never built.
@@ -102,6 +108,12 @@ pub struct Segment {
     pub filter_kept: bool,
     /// The columns that are blocks once the segment is sealed.
     pub open: Option<Arc<Open>>,
+}
+
+/// Names the blocks of one generation of a segment. Numbers stay far below 2^40, and generations
+/// below 2^24; where not, a block is taken for another's at worst, and found not to fit.
+pub const fn place(number: u64, generation: u32) -> u64 {
+    number | (generation as u64) << 40
 }
 
 impl Terms {
@@ -164,9 +176,10 @@ impl Cells {
 
 impl Segment {
     /// A segment without entries, to which entries can be added.
-    pub fn new(number: u64, folded_lsn: u64) -> Self {
+    pub fn new(number: u64, generation: u32, folded_lsn: u64) -> Self {
         Self {
             number,
+            generation,
             folded_lsn,
             lsns: Arc::default(),
             cells: Arc::default(),
@@ -178,12 +191,24 @@ impl Segment {
             expires: Range::default(),
             changed_in: Arc::default(),
             changed_lsn: 0,
+            touched: 0,
+            gone_since: TIME_NONE,
             stamp: 0,
             cold: false,
             kept: false,
             filter_kept: false,
             open: Some(Arc::default()),
         }
+    }
+
+    /// Names the blocks of this generation.
+    pub const fn place(&self) -> u64 {
+        place(self.number, self.generation)
+    }
+
+    /// How many entries are gone whose records are still there.
+    pub fn gone(&self) -> u32 {
+        self.cells.iter().filter(|(key, _)| key.status == GONE).map(|(_, count)| count).sum()
     }
 
     /// How many ordinals there are, of present and gone entries.
@@ -260,6 +285,10 @@ impl Segment {
     pub fn change(&mut self, row: &ChangeRow) {
         self.when.change(Time::When.changed(row));
         self.expires.change(Time::Expires.changed(row));
+        self.touched += 1;
+        if row.status.is_none() {
+            self.gone_since = self.gone_since.min(row.updated_ms);
+        }
     }
 
     /// How far a time ranges.
@@ -345,6 +374,8 @@ impl Segment {
         let times = [self.created_min, self.created_max];
         let marks = [self.number, self.folded_lsn, self.changed_lsn, self.stamp];
         out.push(u8::from(self.cold));
+        put_varint(&mut out, u64::from(self.generation));
+        put_varint(&mut out, self.gone_since);
         marks.iter().chain(&times).for_each(|number| put_varint(&mut out, *number));
         self.when.encode(&mut out);
         self.expires.encode(&mut out);
@@ -370,8 +401,10 @@ impl Segment {
     pub fn decode(bytes: &[u8], filter: Filter, terms: &mut Terms) -> Option<Self> {
         let mut bytes = Bytes::new(bytes);
         let cold = bytes.u8()? != 0;
-        let mut segment = Self::new(bytes.varint()?, bytes.varint()?);
-        segment.cold = cold;
+        let generation = u32::try_from(bytes.varint()?).ok()?;
+        let gone_since = bytes.varint()?;
+        let mut segment = Self::new(bytes.varint()?, generation, bytes.varint()?);
+        (segment.cold, segment.gone_since) = (cold, gone_since);
         (segment.changed_lsn, segment.stamp) = (bytes.varint()?, bytes.varint()?);
         (segment.created_min, segment.created_max) = (bytes.varint()?, bytes.varint()?);
         segment.when = Range::decode(&mut bytes)?;

@@ -27,6 +27,10 @@ impl Source for Rows {
         self.0.lock().unwrap().iter().map(|summary| summary.segment).collect()
     }
 
+    fn generation(&self, segment: u64) -> u32 {
+        self.summary(segment).unwrap().generation
+    }
+
     fn summary(&self, segment: u64) -> Result<Arc<Summary>> {
         let held = self.0.lock().unwrap();
         Ok(Arc::clone(held.iter().find(|summary| summary.segment == segment).unwrap()))

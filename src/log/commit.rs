@@ -271,6 +271,27 @@ impl Commit {
         drop(writer);
     }
 
+    /// Seals the active segment and begins the next one, unless it holds nothing yet.
+    pub fn rotate(&self) -> Result<()> {
+        self.sync_all()?;
+        let left = self.with_writer(|writer| Ok(writer.leave_segment()))?;
+        left.map_err(|error| match error {
+            CommitError::Refused(error) => error,
+            CommitError::Failed(error) => {
+                tracing::error!(%error, "the log failed and takes no more writes");
+                let reason = describe(&error);
+                self.lock().failure.get_or_insert_with(|| reason.clone());
+                self.wake.notify_all();
+                Error::Poisoned { reason }
+            }
+        })
+    }
+
+    /// The highest number up to which all records are synced.
+    pub fn synced_lsn(&self) -> u64 {
+        self.lock().synced_to.saturating_sub(1)
+    }
+
     /// The highest number given so far.
     pub fn last_lsn(&self) -> u64 {
         self.lock().next_lsn.saturating_sub(1)

@@ -66,6 +66,13 @@ impl SegmentSet {
         self.ends.push(end);
     }
 
+    /// Where a segment of the list ends, where it says so.
+    pub(crate) fn end_of(&self, number: u64) -> Option<SegmentEnd> {
+        let mut ends = self.segments.iter().zip(&self.ends);
+        let end = ends.find(|(item, _)| item.segment == number).map(|(_, end)| *end)?;
+        (end.end != 0).then_some(end)
+    }
+
     /// Puts a segment in the place of others that are all there in these generations.
     fn replace(&mut self, old: &[DropBody], new: Option<(SegmentItem, SegmentEnd)>) {
         let is = |item: &SegmentItem, old: &DropBody| {

@@ -8,33 +8,34 @@
 //! 3. the old file is cut: until then the new segment's header says where it ends.
 
 mod checkpoint;
+mod files;
 mod missing;
 mod owner;
 mod read_only;
 mod segment_set;
 mod store_file;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::env::{Env, Lock, NameKind, OpenMode, read_exact_at};
+use crate::env::{Env, Lock, OpenMode, read_exact_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    self, Checkpoint, FileName, Frame, Loss, Predecessor, SegmentEnd, SegmentItem, SegmentSet,
-    StoreHeader, Summary, Totals,
+    self, Checkpoint, Frame, LockNote, Loss, Predecessor, SegmentEnd, SegmentHeader, SegmentItem,
+    SegmentSet, StoreHeader, Summary, Totals,
 };
 
 use super::prepare::Preparer;
 use super::recover::{self, Survey, Witness};
 use super::segment::SegmentFile;
 use super::writer::{Birth, Born, Pending, Writer};
-use super::{Active, Draft, Segments, Tallies};
+use super::{Active, Draft, Old, Segments, Tallies};
 
 pub(crate) use checkpoint::{read_checkpoint, write_checkpoint};
+pub(crate) use files::SegmentFiles;
 pub(crate) use missing::{file_damage, last_item, loss, missing_damage, removed_since};
 pub(crate) use owner::await_owner;
 pub(crate) use read_only::open_read_only;
@@ -89,12 +90,12 @@ pub(crate) struct Opened {
     pub totals: Totals,
     /// How many records of each cause were written, and to what.
     pub tallies: Tallies,
-    /// The older segments, as the log lists them.
-    pub items: Vec<SegmentItem>,
-    /// All losses that are on record or were just found.
-    pub losses: Vec<Loss>,
-    /// Fallback files that are home.
-    pub drained: Vec<[u8; 16]>,
+    /// What is known of the older segments, those that are gone and losses just found included.
+    pub set: SegmentSet,
+    /// As long as a reader has it, the owner keeps the files that the reader was shown.
+    pub pin: Option<Box<dyn Lock>>,
+    /// The owner's note, beside an owner.
+    pub note: Option<LockNote>,
     pub report: OpenReport,
 }
 
@@ -122,14 +123,19 @@ pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
     };
     let log_dir = dir.join(format::LOG_DIR);
     let checkpoint = read_checkpoint(&**env, dir);
-    let files = match list_segments(&**env, &log_dir, true) {
-        Ok(files) if !files.is_empty() => files,
+    let files = match SegmentFiles::list(&**env, &log_dir) {
+        Ok(mut files) if !files.is_empty() => {
+            files.tidy(&**env, &log_dir)?;
+            files
+        }
         Err(Error::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::io("list", &log_dir, source));
         }
         _ => {
             env.create_dir(&log_dir).map_err(|error| Error::io("create", &log_dir, error))?;
-            BTreeMap::new()
+            let mut files = SegmentFiles::list(&**env, &log_dir)?;
+            files.tidy(&**env, &log_dir)?;
+            files
         }
     };
     let opening = Opening {
@@ -146,45 +152,14 @@ pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
 
 /// Refuses a log with a segment of a newer version, before anything is changed.
 fn refuse_newer(env: &dyn Env, log_dir: &Path) -> Result<()> {
-    let files = list_segments(env, log_dir, false)?;
+    let files = SegmentFiles::list(env, log_dir)?;
     // Versions only rise, so the newest segment speaks for all.
-    let Some((number, generation)) = files.last_key_value() else { return Ok(()) };
-    let path = log_dir.join(format::segment_name(*number, *generation));
+    let Some((number, generation)) = files.newest() else { return Ok(()) };
+    let path = log_dir.join(format::segment_name(number, generation));
     match SegmentFile::open(env, &path, OpenMode::Read, false) {
         Err(error @ Error::Version { .. }) => Err(error),
         _ => Ok(()),
     }
-}
-
-/// The segments by number, with their generation. Files that were being prepared are removed.
-pub(crate) fn list_segments(
-    env: &dyn Env,
-    log_dir: &Path,
-    tidy: bool,
-) -> Result<BTreeMap<u64, u32>> {
-    let names = match env.list(log_dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        other => other.map_err(|error| Error::io("list", log_dir, error))?,
-    };
-    let mut segments = BTreeMap::new();
-    for (name, kind) in names {
-        match FileName::parse(&name) {
-            FileName::Segment(..) if !matches!(kind, NameKind::File(_)) => {
-                tracing::warn!(name, "not a regular file in the place of a segment");
-            }
-            FileName::Segment(number, generation) => {
-                let known = segments.entry(number).or_insert(generation);
-                *known = generation.max(*known);
-            }
-            FileName::Next(_) if tidy => {
-                let path = log_dir.join(&name);
-                env.unlink(&path).map_err(|error| Error::io("remove", &path, error))?;
-            }
-            FileName::Next(_) => {}
-            _ => tracing::warn!(name, "a file in the log folder is not ours; it is left alone"),
-        }
-    }
-    Ok(segments)
 }
 
 /// The way from the files to an open log.
@@ -199,13 +174,13 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn run(mut self, files: &BTreeMap<u64, u32>) -> Result<Opened> {
-        let Some((newest, generation)) = files.last_key_value() else {
+    fn run(mut self, files: &SegmentFiles) -> Result<Opened> {
+        let Some((newest, generation)) = files.newest() else {
             return self.begin_empty();
         };
-        let path = self.segments.path(*newest, *generation);
+        let path = self.segments.path(newest, generation);
         let segment = match SegmentFile::open(&**self.env, &path, OpenMode::Write, false) {
-            Err(Error::Damaged(damage)) => return self.pass_over(files, *newest, *damage),
+            Err(Error::Damaged(damage)) => return self.pass_over(files, newest, *damage),
             other => other?.into_newest()?,
         };
         let witness =
@@ -215,26 +190,38 @@ impl Opening<'_> {
         let mut survey = recover::survey(&segment, witness)?;
         let sealed = segment.trailer.is_some();
         let clean =
-            !sealed && segment.header_intact && survey.is_clean(self.checkpoint.as_ref(), *newest);
+            !sealed && segment.header_intact && survey.is_clean(self.checkpoint.as_ref(), newest);
         #[cfg(feature = "planted")]
         let clean = clean || super::planted::append_after_tear();
         self.report.of_survey(&survey, clean);
-        let set = match survey.set.clone() {
+        let head = survey.set.is_some();
+        let mut set = match survey.set.take() {
             Some(set) => set,
             None => {
-                let set = rebuild_set(&**self.env, &self.segments, files, *newest);
+                let set = rebuild_set(&**self.env, &self.segments, files, newest);
                 survey.count_from(&set.tallies);
                 set
             }
         };
-        let newest = (&segment, &survey.summary);
-        let whole = survey.set_after(set.clone(), false);
-        let missing = adopt_old(self.env, &self.segments, files, &whole, newest, &mut self.report);
-        if clean && missing.is_empty() {
-            return Ok(self.go_on(segment, survey, whole));
+        let env = &**self.env;
+        fill_ends(env, &self.segments, files, &mut set, &segment.header);
+        let mut whole = survey.set_after(set.clone(), false);
+        let mut set = survey.set_after(set, true);
+        let log_dir = self.config.dir.join(format::LOG_DIR);
+        for stand_in in files.stand_ins(env, &log_dir, &whole, false) {
+            whole.apply(&stand_in);
+            set.apply(&stand_in);
         }
-        let set = survey.set_after(set, true);
-        self.carry_over(&segment, survey, set, missing)
+        let leftovers = files.leftovers(&whole, newest, head);
+        let rows = &survey.summary;
+        let missing = adopt_old(&self.segments, files, &whole, rows, &mut self.report);
+        let opened = if clean && missing.is_empty() {
+            self.go_on(segment, survey, whole)
+        } else {
+            self.carry_over(&segment, survey, set, missing)?
+        };
+        remove_leftovers(env, &log_dir, &leftovers);
+        Ok(opened)
     }
 
     /// Segments behind the newest file that the checkpoint proves: lists them, as lost.
@@ -273,13 +260,9 @@ impl Opening<'_> {
     }
 
     /// The newest segment cannot be read at all: its records are lost, the rest goes on.
-    fn pass_over(
-        mut self,
-        files: &BTreeMap<u64, u32>,
-        newest: u64,
-        damage: Damage,
-    ) -> Result<Opened> {
+    fn pass_over(mut self, files: &SegmentFiles, newest: u64, damage: Damage) -> Result<Opened> {
         let mut set = rebuild_set(&**self.env, &self.segments, files, newest);
+        set.ends.resize(set.segments.len(), SegmentEnd::default());
         let before = set.segments.last().map_or(0, |item| item.last_lsn);
         let known = self.checkpoint.filter(|checkpoint| checkpoint.segment == newest);
         let item = match known {
@@ -299,7 +282,7 @@ impl Opening<'_> {
             entries: known.map(|_| item.entries),
             ..damage
         };
-        self.segments.add_old(newest, 0, None, Some(item));
+        self.segments.add_old(Old::new(item, SegmentEnd::default()));
         if let Err(error) = self.put_file_aside(newest) {
             tracing::warn!(%error, "a segment that cannot be read was not put into quarantine");
         }
@@ -335,8 +318,9 @@ impl Opening<'_> {
         let mut tallies = survey.tallies;
         tallies.balance(set.totals.captured + survey.summary.entries.len() as u64);
         let summary = survey.summary;
-        self.segments.begin(Active { file, summary, tallies, end, synced_end: end });
+        self.segments.begin(Active { file, summary, tallies, end, synced_end: end }, None);
         let tail = Tail {
+            restated: survey.set_version == format::Kind::SegmentSet.body_version(),
             segment,
             end,
             group: survey.next_group,
@@ -364,7 +348,13 @@ impl Opening<'_> {
             last_lsn: cut_lsn,
             entries: survey.entries,
         };
-        set.push(item, SegmentEnd { end: survey.cut, ..SegmentEnd::default() });
+        let end = SegmentEnd {
+            end: survey.cut,
+            // Whoever wrote the footer may have died before its sync, so nobody vouches for it.
+            footer_crc: 0,
+            folded_lsn: segment.header.folded_lsn,
+        };
+        set.push(item, end);
         let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(number, damage)).collect();
         let lost = found.iter().chain(&missing);
         set.totals.captured += survey.entries;
@@ -380,14 +370,9 @@ impl Opening<'_> {
         let carried = carried.map(|frame| carry(frame, uuid)).collect::<Result<Vec<_>>>()?;
         let known = self.checkpoint.map_or(0, |checkpoint| checkpoint.last_lsn);
         let last_lsn = survey.last_lsn.unwrap_or(0).max(cut_lsn).max(known);
-        let predecessor = Predecessor {
-            segment: number,
-            last_lsn: cut_lsn,
-            end: survey.cut,
-            // Whoever wrote the footer may have died before its sync, so nobody vouches for it.
-            footer_crc: 0,
-        };
-        self.segments.add_old(number, item.generation, Some(survey.cut), Some(item));
+        let predecessor =
+            Predecessor { segment: number, last_lsn: cut_lsn, end: survey.cut, footer_crc: 0 };
+        self.segments.add_old(Old::new(item, end));
         let cut = (segment.trailer.is_none() && all_kept && survey.cut <= segment.len)
             .then_some(survey.cut);
         let opened = self.begin(next_number, Some(predecessor), set, carried, last_lsn + 1)?;
@@ -451,6 +436,7 @@ impl Opening<'_> {
         };
         let born = birth.create()?;
         let tail = Tail {
+            restated: true,
             segment: Arc::clone(&born.file),
             end: born.end,
             group: 2,
@@ -461,14 +447,13 @@ impl Opening<'_> {
         let Born { file, summary, tallies, controls, .. } = born;
         controls.iter().for_each(|control| set.apply(control));
         let active = Active { file, summary, tallies, end, synced_end };
-        self.segments.begin(active);
+        self.segments.begin(active, None);
         Ok(self.finish(tail, set, next_lsn))
     }
 
     fn finish(self, tail: Tail, set: SegmentSet, next_lsn: u64) -> Opened {
         let log_dir = self.config.dir.join(format::LOG_DIR);
         let preparer = Arc::new(Preparer::new(Arc::clone(self.env), log_dir.clone(), self.config));
-        let (losses, drained) = (set.losses.clone(), set.drained.clone());
         let writer = Writer {
             env: Arc::clone(self.env),
             log_dir,
@@ -487,21 +472,22 @@ impl Opening<'_> {
             records: tail.records,
             last_lsn: tail.last_lsn,
             set,
+            restated: tail.restated,
             buffer: Vec::new(),
         };
         writer.publish();
         Opened {
-            items: writer.set.segments.clone(),
             store_uuid: self.header.uuid,
             segments: self.segments,
+            set: writer.set.clone(),
             preparer: Some(preparer),
             totals: writer.totals(),
             tallies: writer.segments.with_active(|active| active.tallies.clone()),
             writer: Some(Box::new(writer)),
             next_lsn,
             checkpoint: self.checkpoint,
-            losses,
-            drained,
+            pin: None,
+            note: None,
             report: self.report,
         }
     }
@@ -509,11 +495,21 @@ impl Opening<'_> {
 
 /// Where an open segment goes on.
 struct Tail {
+    restated: bool,
     segment: Arc<SegmentFile>,
     end: u64,
     group: u32,
     records: u32,
     last_lsn: u64,
+}
+
+/// Removes files that mean nothing any more: they only take space, and the next open tries again.
+fn remove_leftovers(env: &dyn Env, log_dir: &Path, names: &[String]) {
+    for name in names {
+        if let Err(error) = env.unlink(&log_dir.join(name)) {
+            tracing::warn!(%error, name, "a file that means nothing any more cannot be removed");
+        }
+    }
 }
 
 /// A record that keeps its number in the next segment.
@@ -531,58 +527,77 @@ fn carry(frame: Frame, store_uuid: [u8; 16]) -> Result<Pending> {
     Ok(Pending { lsn: frame.header.lsn, draft, flags: frame.header.flags })
 }
 
+/// Fills in where segments end, for a list that does not say: the next one's header does.
+fn fill_ends(
+    env: &dyn Env,
+    segments: &Segments,
+    files: &SegmentFiles,
+    set: &mut SegmentSet,
+    newest: &SegmentHeader,
+) {
+    set.ends.resize(set.segments.len(), SegmentEnd::default());
+    let next = set.segments.iter().skip(1).copied().map(Some).chain([None]);
+    let next: Vec<Option<SegmentItem>> = next.collect();
+    for ((item, end), next) in set.segments.iter().zip(&mut set.ends).zip(next) {
+        if end.end != 0 || item.generation > 0 {
+            continue;
+        }
+        let bound = match next {
+            Some(next) if files.has(next.segment, next.generation) => {
+                let path = segments.path(next.segment, next.generation);
+                let file = SegmentFile::open(env, &path, OpenMode::Read, false).ok();
+                file.and_then(|file| end_before(&file.header, item.segment))
+            }
+            Some(_) => None,
+            None => end_before(newest, item.segment),
+        };
+        *end = bound.unwrap_or_default();
+    }
+}
+
+/// Where a segment ends, as the one behind it says.
+fn end_before(header: &SegmentHeader, segment: u64) -> Option<SegmentEnd> {
+    let predecessor = header.predecessor.filter(|before| before.segment == segment)?;
+    let (end, footer_crc) = (predecessor.end, predecessor.footer_crc);
+    Some(SegmentEnd { end, footer_crc, folded_lsn: 0 })
+}
+
 /// Lists the older segments for readers; returns those that should be there and are not. The
 /// newest segment comes with its rows.
 fn adopt_old(
-    env: &Arc<dyn Env>,
     segments: &Segments,
-    files: &BTreeMap<u64, u32>,
+    files: &SegmentFiles,
     set: &SegmentSet,
-    (newest, rows): (&SegmentFile, &Summary),
+    rows: &Summary,
     report: &mut OpenReport,
 ) -> Vec<Loss> {
     let mut missing = Vec::new();
     let reported = report.lost.len();
-    for (index, item) in set.segments.iter().enumerate() {
-        if !files.contains_key(&item.segment) {
-            let damage = missing_damage(item);
-            let known = set
-                .losses
-                .iter()
-                .any(|loss| loss.segment == item.segment && loss.offset == 0 && loss.bytes == 0);
-            if !known {
-                let earlier = set.losses.iter().filter(|loss| loss.segment == item.segment);
-                let counted: u64 = earlier.map(|loss| loss.entries).sum();
-                let mut whole = loss(item.segment, &damage);
-                whole.entries = whole.entries.saturating_sub(counted);
-                missing.push(whole);
-                report.lost.push(damage);
-            }
+    for (item, end) in set.segments.iter().zip(&set.ends) {
+        if files.has(item.segment, item.generation) {
+            segments.add_old(Old::new(*item, *end));
             continue;
         }
-        let bound = match set.segments.get(index + 1) {
-            Some(next) if files.contains_key(&next.segment) => {
-                let path = segments.path(next.segment, next.generation);
-                let file = SegmentFile::open(&**env, &path, OpenMode::Read, false).ok();
-                file.and_then(|file| bound_of(&file.header, item.segment))
-            }
-            Some(_) => None,
-            None => bound_of(&newest.header, item.segment),
-        };
-        segments.add_old(item.segment, item.generation, bound, Some(*item));
+        let damage = missing_damage(item);
+        let known = set
+            .losses
+            .iter()
+            .any(|loss| loss.segment == item.segment && loss.offset == 0 && loss.bytes == 0);
+        if !known {
+            let earlier = set.losses.iter().filter(|loss| loss.segment == item.segment);
+            let counted: u64 = earlier.map(|loss| loss.entries).sum();
+            let mut whole = loss(item.segment, &damage);
+            whole.entries = whole.entries.saturating_sub(counted);
+            missing.push((whole, end.folded_lsn));
+            report.lost.push(damage);
+        }
     }
-    for (loss, damage) in missing.iter_mut().zip(report.lost.iter_mut().skip(reported)) {
-        let removed = removed_since(segments, set, rows, loss);
+    for ((loss, folded_lsn), damage) in
+        missing.iter_mut().zip(report.lost.iter_mut().skip(reported))
+    {
+        let removed = removed_since(segments, set, rows, loss, *folded_lsn);
         loss.entries = loss.entries.saturating_sub(removed);
         damage.entries = damage.entries.map(|entries| entries.saturating_sub(removed));
     }
-    missing
-}
-
-/// Where a segment ends, as the one behind it says.
-fn bound_of(header: &format::SegmentHeader, segment: u64) -> Option<u64> {
-    header
-        .predecessor
-        .filter(|predecessor| predecessor.segment == segment)
-        .map(|predecessor| predecessor.end)
+    missing.into_iter().map(|(loss, _)| loss).collect()
 }

@@ -33,6 +33,8 @@ pub(crate) struct Survey {
     pub cut_tallies: Tallies,
     /// The segment set in the first group.
     pub set: Option<SegmentSet>,
+    /// The version of its body.
+    pub set_version: u16,
     /// What control records of this segment say, in order.
     pub controls: Vec<Control>,
     /// How many of them stand before the cut.
@@ -217,8 +219,7 @@ fn entries_through(header: RecordHeader) -> u64 {
 /// Reads the records again: rows for those that count, whole frames for those behind the cut.
 fn gather(survey: &mut Survey, segment: &SegmentFile, bound: u64) -> Result<()> {
     let header = &segment.header;
-    survey.summary = Summary::new(header.segment);
-    survey.summary.folded_lsn = header.folded_lsn;
+    survey.summary = Summary::of(header);
     let cut = survey.cut;
     let mut units = Units::default();
     segment.scan(bound, &mut |item| {
@@ -257,6 +258,7 @@ fn collect(survey: &mut Survey, store_uuid: [u8; 16], frame: &Frame) {
     match frame.header.kind {
         Kind::SegmentSet => {
             survey.set = format::decode_body::<SegmentSet>(frame).ok();
+            survey.set_version = frame.header.body_version;
             let list = survey.set.as_ref().map(|set| set.tallies.as_slice());
             survey.tallies = Tallies::of_list(list.unwrap_or_default());
         }
@@ -278,9 +280,9 @@ pub(crate) fn add_row(summary: &mut Summary, store_uuid: [u8; 16], frame: &Frame
 }
 
 /// How many entries in a range of numbers these changes removed. They are gone already, so damage
-/// cannot take them.
-pub(crate) fn removed_among(rows: &Summary, lsn_from: u64, lsn_to: u64) -> u64 {
-    let removed = rows.changes.iter().filter(|row| row.status.is_none());
+/// cannot take them. What was removed up to the folded number of their segment was not in it.
+pub(crate) fn removed_among(rows: &Summary, folded_lsn: u64, lsn_from: u64, lsn_to: u64) -> u64 {
+    let removed = rows.changes.iter().filter(|row| row.status.is_none() && row.lsn > folded_lsn);
     removed.filter(|row| lsn_from <= row.target && row.target <= lsn_to).count() as u64
 }
 
@@ -288,7 +290,7 @@ pub(crate) fn removed_among(rows: &Summary, lsn_from: u64, lsn_to: u64) -> u64 {
 fn discount_removed(rows: &Summary, damage: &mut [Damage]) {
     for hole in damage {
         if let (Some(from), Some(to)) = (hole.lsn_from, hole.lsn_to) {
-            let removed = removed_among(rows, from, to);
+            let removed = removed_among(rows, rows.folded_lsn, from, to);
             hole.entries = hole.entries.map(|entries| entries.saturating_sub(removed));
         }
     }
@@ -399,8 +401,7 @@ impl Extent {
 
 /// Reads the rows of a segment that takes no more records; every hole in it is damage.
 pub(crate) fn scan_old(segment: &SegmentFile, extent: Extent) -> Result<super::Scanned> {
-    let mut summary = Summary::new(segment.header.segment);
-    summary.folded_lsn = segment.header.folded_lsn;
+    let mut summary = Summary::of(&segment.header);
     let mut damage = Vec::new();
     let mut hole: Option<(u64, u64)> = None;
     let mut before: Option<RecordHeader> = None;

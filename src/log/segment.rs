@@ -3,6 +3,7 @@
 //! A scan never stops at damage: it looks on, at steps of eight bytes, for the next header whose
 //! salted checksum holds, and reports the hole between.
 
+use std::cmp::Ordering;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use std::sync::Arc;
 use crate::env::{Env, File, Mapped, OpenMode, read_exact_at};
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
-    self, ENTRY_ROW_LEN, EntryRow, FOOTER_TRAILER_LEN, FileName, FooterTrailer, FormatError, Frame,
-    Kind, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader,
-    Summary, VERSION_MAJOR, VERSION_MINOR,
+    self, ChangeRow, ENTRY_ROW_LEN, EntryRow, FOOTER_TRAILER_LEN, FileName, FooterTrailer,
+    FormatError, Frame, Kind, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, SEGMENT_HEADER_LEN,
+    SegmentHeader, Summary, VERSION_MAJOR, VERSION_MINOR,
 };
 
 /// A scan reads this much at a time.
@@ -210,6 +211,42 @@ impl SegmentFile {
         Ok(format::decode_entry_row(&bytes).ok())
     }
 
+    /// Looks up the row of an entry in the footer.
+    pub fn find_entry_row(&self, lsn: u64) -> Result<Option<EntryRow>> {
+        let Some(trailer) = self.trailer else { return Ok(None) };
+        let row = self.find_row(trailer.entries, lsn, |at| trailer.entry_row_offset(at))?;
+        Ok(row.and_then(|bytes| format::decode_entry_row(&bytes).ok()))
+    }
+
+    /// Looks up the row of a change in the footer.
+    pub fn find_change_row(&self, lsn: u64) -> Result<Option<ChangeRow>> {
+        let Some(trailer) = self.trailer else { return Ok(None) };
+        let row = self.find_row(trailer.changes, lsn, |at| trailer.change_row_offset(at))?;
+        Ok(row.and_then(|bytes| format::decode_change_row(&bytes).ok()))
+    }
+
+    /// The bytes of the row with a sequence number, which rows begin with and rise by.
+    fn find_row(
+        &self,
+        count: u32,
+        lsn: u64,
+        offset_of: impl Fn(u32) -> Option<u64>,
+    ) -> Result<Option<[u8; ENTRY_ROW_LEN]>> {
+        let (mut low, mut high) = (0, count);
+        while low < high {
+            let middle = low.midpoint(high);
+            let Some(offset) = offset_of(middle) else { return Ok(None) };
+            let mut bytes = [0; ENTRY_ROW_LEN];
+            self.read_bytes(&mut bytes, offset)?;
+            match format::row_lsn(&bytes).cmp(&lsn) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Ok(Some(bytes)),
+                Ordering::Greater => high = middle,
+            }
+        }
+        Ok(None)
+    }
+
     /// Reads the footer; `None` when there is none or it is damaged.
     pub fn footer(&self) -> Result<Option<Summary>> {
         let Some(trailer) = self.trailer else { return Ok(None) };
@@ -217,8 +254,7 @@ impl SegmentFile {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
         self.read_bytes(&mut bytes, trailer.start)?;
         let header = &self.header;
-        let summary =
-            format::decode_footer(&bytes, &trailer, header.salt, header.segment, header.folded_lsn);
+        let summary = format::decode_footer(&bytes, &trailer, header);
         Ok(summary.ok())
     }
 

@@ -22,7 +22,7 @@ use crate::format::{
 
 use super::prepare::Preparer;
 use super::segment::SegmentFile;
-use super::{Active, Committed, Control, Draft, Note, Row, Segments, Tallies};
+use super::{Active, Committed, Control, Draft, Note, Old, Row, Segments, Tallies};
 
 /// Space kept free behind the records for changes by an operator.
 const CHANGE_RESERVE: u64 = 64 * 1024;
@@ -70,6 +70,8 @@ pub(crate) struct Writer {
     pub last_lsn: u64,
     /// What is known of the older segments, up to the last written record.
     pub set: SegmentSet,
+    /// Whether the set at the head of this segment says all that this version knows to say.
+    pub restated: bool,
     pub buffer: Vec<u8>,
 }
 
@@ -96,6 +98,14 @@ impl Writer {
         }
         self.preparer.committed(bytes);
         Ok(committed)
+    }
+
+    /// Seals the segment and begins the next one, unless this one holds only its set.
+    pub fn leave_segment(&mut self) -> Result<(), CommitError> {
+        if self.unsynced {
+            self.sync_group()?;
+        }
+        if self.records > 1 || !self.restated { self.rotate() } else { Ok(()) }
     }
 
     fn has_room(&self, group: &[Pending], bytes: u64) -> bool {
@@ -228,6 +238,7 @@ impl Writer {
         self.seal(&footer).map_err(CommitError::Failed)?;
         let born = birth.name(unnamed).map_err(CommitError::Failed)?;
         self.set = set;
+        self.restated = true;
         self.adopt(born);
         self.publish();
         Ok(())
@@ -272,13 +283,10 @@ impl Writer {
         self.group = 2;
         self.records = born.records;
         self.unsynced = false;
-        self.segments.begin(Active {
-            file: born.file,
-            summary: born.summary,
-            tallies: born.tallies,
-            end: born.end,
-            synced_end: born.end,
-        });
+        let sealed = self.set.segments.last().zip(self.set.ends.last());
+        let sealed = sealed.map(|(item, end)| Old::new(*item, *end));
+        let Born { file, summary, tallies, end, .. } = born;
+        self.segments.begin(Active { file, summary, tallies, end, synced_end: end }, sealed);
     }
 
     /// The totals as of the last written record.

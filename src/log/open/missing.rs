@@ -64,16 +64,17 @@ pub(crate) fn loss(segment: u64, damage: &Damage) -> Loss {
 }
 
 /// How many entries of a lost segment were removed before, as far as the later segments and the
-/// rows of the newest one tell.
+/// rows of the newest one tell. Those whose removal is folded into it were not in it any more.
 pub(crate) fn removed_since(
     segments: &Segments,
     set: &SegmentSet,
     newest: &Summary,
     loss: &Loss,
+    folded_lsn: u64,
 ) -> u64 {
     let later = set.segments.iter().map(|item| item.segment).filter(|it| *it > loss.segment);
     // What cannot be read is lost itself, and says nothing.
     let rows = later.filter_map(|number| segments.summary(number).ok());
-    let removed = |rows: &Summary| removed_among(rows, loss.lsn_from, loss.lsn_to);
+    let removed = |rows: &Summary| removed_among(rows, folded_lsn, loss.lsn_from, loss.lsn_to);
     rows.map(|rows| removed(&rows)).sum::<u64>() + removed(newest)
 }

@@ -1,6 +1,5 @@
 //! Opening for reading only: no lock, nothing is written, beside a living owner too.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,8 +12,8 @@ use crate::log::segment::SegmentFile;
 use crate::log::{Active, Segments, Tallies};
 
 use super::{
-    Found, OpenReport, Opened, adopt_old, await_owner, file_damage, find_store, last_item,
-    list_segments, loss, missing_damage, read_checkpoint, rebuild_set, refuse_newer,
+    Found, OpenReport, Opened, SegmentFiles, adopt_old, await_owner, file_damage, fill_ends,
+    find_store, last_item, loss, missing_damage, read_checkpoint, rebuild_set, refuse_newer,
 };
 
 /// Opens a store for reading only: no lock, nothing is written.
@@ -24,16 +23,21 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     let dir = &config.dir;
     let mut report = OpenReport::default();
     let header = store_header(&**env, dir, &mut report)?;
+    // First, so that no file goes that is listed from here on.
+    let pin = env.try_lock_shared(&dir.join(format::STORE_NAME)).unwrap_or_else(|error| {
+        tracing::debug!(%error, "the files of the store cannot be pinned");
+        None
+    });
     let note = await_owner(&**env, config)?;
     let log_dir = dir.join(format::LOG_DIR);
     refuse_newer(&**env, &log_dir)?;
     // First the checkpoint: what it names is there, or is missing.
     let checkpoint = read_checkpoint(&**env, dir);
-    let mut files = list_segments(&**env, &log_dir, false)?;
+    let mut files = SegmentFiles::list(&**env, &log_dir)?;
     if let Some(note) = note {
-        files.retain(|number, _| *number <= note.segment);
+        files.retain_through(note.segment);
     }
-    let segments = Arc::new(Segments::new(Arc::clone(env), log_dir, config.mmap));
+    let segments = Arc::new(Segments::new(Arc::clone(env), log_dir.clone(), config.mmap));
     let segment = newest_readable(&**env, &segments, &mut files, &mut report)?;
     let newest = &segment.header.segment;
     let witness = match (segment.trailer, note) {
@@ -48,9 +52,14 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         survey.count_from(&set.tallies);
         set
     });
-    let set = survey.set_after(head, false);
-    let mut missing =
-        adopt_old(env, &segments, &files, &set, (&segment, &survey.summary), &mut report);
+    let mut head = head;
+    fill_ends(&**env, &segments, &files, &mut head, &segment.header);
+    let mut set = survey.set_after(head, false);
+    // Beside an owner, the files that its records name are those of the moment that is shown.
+    for stand_in in files.stand_ins(&**env, &log_dir, &set, note.is_some()) {
+        set.apply(&stand_in);
+    }
+    let mut missing = adopt_old(&segments, &files, &set, &survey.summary, &mut report);
     let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(*newest, damage)).collect();
     let mut totals = set.totals;
     // Rows behind the cut are shown too, so they count.
@@ -71,20 +80,20 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     let mut tallies = survey.tallies.clone();
     tallies.balance(totals.captured);
     totals = tallies.removed(totals);
-    let losses = set.losses.iter().chain(new_losses()).copied().collect();
+    set.losses.extend(new_losses());
     begin(&segments, segment, &survey, tallies.clone());
     Ok(Opened {
-        items: set.segments.clone(),
         store_uuid: header.uuid,
         segments,
         preparer: None,
         writer: None,
         next_lsn: survey.last_lsn.unwrap_or(0) + 1,
         checkpoint,
+        pin,
+        note,
         totals,
         tallies,
-        losses,
-        drained: set.drained,
+        set,
         report,
     })
 }
@@ -93,7 +102,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
 fn begin(segments: &Segments, segment: SegmentFile, survey: &Survey, tallies: Tallies) {
     let end = survey.kept.last().map_or(survey.cut, Frame::end);
     let (file, summary) = (Arc::new(segment), survey.summary.clone());
-    segments.begin(Active { file, summary, tallies, end, synced_end: end });
+    segments.begin(Active { file, summary, tallies, end, synced_end: end }, None);
 }
 
 /// What the store file says, or what stands in for it, which is then on the report.
@@ -116,17 +125,17 @@ fn store_header(env: &dyn Env, dir: &Path, report: &mut OpenReport) -> Result<St
 fn newest_readable(
     env: &dyn Env,
     segments: &Segments,
-    files: &mut BTreeMap<u64, u32>,
+    files: &mut SegmentFiles,
     report: &mut OpenReport,
 ) -> Result<SegmentFile> {
     let mut unreadable = Vec::new();
-    while let Some((newest, generation)) = files.last_key_value() {
-        let path = segments.path(*newest, *generation);
+    while let Some((newest, generation)) = files.newest() {
+        let path = segments.path(newest, generation);
         match SegmentFile::open(env, &path, OpenMode::Read, false) {
             Err(Error::Damaged(damage)) => unreadable.push(*damage),
             other => return other?.into_newest(),
         }
-        files.pop_last();
+        files.remove(newest);
     }
     report.lost.append(&mut unreadable);
     no_segment().map_err(|error| Error::io("stand in for", &segments.path(0, 0), error))?

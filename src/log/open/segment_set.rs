@@ -1,47 +1,47 @@
 //! The segment set when the newest one is lost: what older sets and the segments since say.
 
-use std::collections::BTreeMap;
-
 use crate::env::{Env, OpenMode};
 use crate::error::Result;
 use crate::format::{self, SegmentEnd, SegmentItem, SegmentSet};
 use crate::log::recover;
 use crate::log::segment::SegmentFile;
-use crate::log::{Control, Segments, Tallies};
+use crate::log::{Control, Old, Segments, Tallies};
+
+use super::SegmentFiles;
 
 /// The set of older segments: the newest one that can be read, and the files since. The segments
 /// are listed for readers.
 pub(super) fn rebuild_set(
     env: &dyn Env,
     segments: &Segments,
-    files: &BTreeMap<u64, u32>,
+    files: &SegmentFiles,
     newest: u64,
 ) -> SegmentSet {
     let mut set = SegmentSet::default();
-    let first = files.range(..newest).rev().find_map(|(number, generation)| {
-        set = read_set(env, segments, *number, *generation)?;
-        Some(*number)
+    let first = files.between(0, newest).into_iter().rev().find_map(|(number, generation)| {
+        set = read_set(env, segments, number, generation)?;
+        Some(number)
     });
     let mut tallies = Tallies::of_list(&set.tallies);
     for item in &set.segments {
-        segments.add_old(item.segment, item.generation, None, Some(*item));
+        segments.add_old(Old::new(*item, SegmentEnd::default()));
     }
-    for (number, generation) in files.range(first.unwrap_or(0)..newest) {
-        segments.add_old(*number, *generation, None, None);
-        let Ok(summary) = segments.summary(*number) else { continue };
-        match count_records(segments, *number, &mut tallies) {
+    for (number, generation) in files.between(first.unwrap_or(0), newest) {
+        segments.add_old(Old::unlisted(number, generation));
+        let Ok(summary) = segments.summary(number) else { continue };
+        match count_records(segments, number, &mut tallies) {
             Ok(controls) => controls.iter().for_each(|control| set.apply(control)),
             Err(error) => {
                 tracing::warn!(%error, number, "the records of a segment cannot be counted");
             }
         }
-        let holes = segments.old(*number).map_or_else(Vec::new, |old| old.scanned_damage());
+        let holes = segments.old(number).map_or_else(Vec::new, |old| old.scanned_damage());
         let lost: u64 = holes.iter().filter_map(|damage| damage.entries).sum();
         let lsns = summary.entries.iter().map(|row| row.lsn);
         let lsns = lsns.chain(summary.changes.iter().map(|row| row.lsn));
         let item = SegmentItem {
-            segment: *number,
-            generation: *generation,
+            segment: number,
+            generation,
             first_lsn: lsns.clone().min().unwrap_or(0),
             last_lsn: lsns.max().unwrap_or(0),
             entries: summary.entries.len() as u64 + lost,

@@ -84,7 +84,8 @@ fn play(run: Run, chance: &mut Chance, history: &mut Vec<String>) -> Result<Vec<
 }
 
 fn choose(chance: &mut Chance) -> Op {
-    match chance.below(40) {
+    match chance.below(44) {
+        40..=42 => Op::Compact,
         0 => Op::Rotate,
         1..=2 => Op::Big,
         3..=5 => Op::Reopen,

@@ -32,11 +32,12 @@ pub enum Op {
     Spill,
     Remove,
     ChangeMany,
+    Compact,
 }
 
 impl Op {
     /// The shapes that short sequences are made of.
-    pub const SHAPES: [Self; 12] = [
+    pub const SHAPES: [Self; 13] = [
         Self::Store,
         Self::Big,
         Self::Batch,
@@ -49,6 +50,7 @@ impl Op {
         Self::Rotate,
         Self::Remove,
         Self::ChangeMany,
+        Self::Compact,
     ];
 }
 
@@ -129,6 +131,10 @@ impl Run {
             Op::Remove => self.change_many(&engine, 1, Some(Fate::Remove)),
             Op::ChangeMany => self.change_many(&engine, 4, None),
             Op::Flush => self.flush(&engine),
+            Op::Compact => {
+                let result = engine.compact(&mut |_, _| {});
+                self.settle(result.map(|_| ()))
+            }
             Op::Checkpoint => {
                 let result = engine.checkpoint();
                 self.settle(result.map(|_| ()))

@@ -1,0 +1,665 @@
+//! The compactor: weighs segments, writes what is alive anew, lets go of the old files.
+//!
+//! One step at a time: a superseded file, one weighing, a piece of a rewrite, or its end. The end of
+//! a rewrite is in order: everything is synced that was folded; the new file gets its name; the
+//! replace record is synced; readers and the index turn to the new file; the old ones go once no
+//! reader of another process needs them. What a crash leaves between is in `log/rewrite.rs`.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::load::Live;
+use super::read::entry_of;
+use super::{Engine, Inner, lock};
+use crate::compact::{Choice, Rules, Weight, erase_due, plan};
+use crate::config::Durability;
+use crate::error::{Error, Result};
+use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody, Summary};
+use crate::index::{Catalog, Liveness, Wear};
+use crate::log::{Control, Draft, Fate, Note, Old, Progress, Rewrite, Rewritten};
+
+/// A step reads about this much.
+const STEP_BYTES: u64 = 1024 * 1024;
+/// Space that must be left on the disk while a step writes.
+const FREE_BYTES_MIN: u64 = 256 * 1024;
+/// A reader of another process may keep old files for so long; then they go.
+const PIN_MS_MAX: u64 = 60_000;
+/// After a failure compaction rests for so long.
+const REST_MS: u64 = 1000;
+/// A segment is weighed again when an eighth of its records may weigh less since.
+const WEIGH_AGAIN: u64 = 8;
+
+/// What the compactor does and knows.
+#[derive(Debug, Default)]
+pub(super) struct Compactor {
+    job: Option<Rewrite>,
+    /// Segments as they weighed when so many changes had touched them.
+    weights: HashMap<(u64, u32), Weighed>,
+    /// Since when a segment holds traces of removed entries whose own records are gone.
+    traces: HashMap<u64, u64>,
+    /// Segments that were written anew without anything left to erase, and how many changes had
+    /// touched them by then: to do it again before others come would gain nothing.
+    settled: HashMap<u64, u64>,
+    /// Files that mean nothing any more, and since when.
+    superseded: Vec<(PathBuf, u64)>,
+    /// Not before this, by the monotonic clock.
+    rests_until_ms: u64,
+    /// Bytes that may be read and written at once, and as of when.
+    allowance: (u64, u64),
+    report: CompactReport,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Weighed {
+    weight: Weight,
+    touched: u64,
+    records: u64,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Something; there may be more to do at once.
+    Worked,
+    /// Nothing, and nothing is to be done before this, by the monotonic clock.
+    Idle(Option<u64>),
+}
+
+/// What compaction did since the store was opened, or in one call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CompactReport {
+    /// Segments written anew.
+    pub rewritten: u64,
+    /// Segments that went into another one.
+    pub merged: u64,
+    /// Segments dropped, because nothing in them was alive.
+    pub dropped: u64,
+    /// Bytes of files that mean nothing any more.
+    pub bytes_before: u64,
+    /// Bytes of the files in their place.
+    pub bytes_after: u64,
+    /// Old files that a reader in another process still keeps; they go within a minute.
+    pub pinned_files: u64,
+}
+
+impl Engine {
+    /// Gives space back now: seals the active segment, rewrites every segment that holds bytes of
+    /// removed entries or is half garbage, drops those in which nothing is alive, and merges small
+    /// neighbors. `progress` is told the bytes done and about how many there are.
+    ///
+    /// When this returns `Ok` and [`CompactReport::pinned_files`] is 0, no byte of an entry that was
+    /// removed before the call is left in the log. What recovery put into `quarantine/` is not
+    /// touched.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`], and [`Error::Io`], also when the
+    /// disk has too little space; then all is as before, apart from what was done so far.
+    pub fn compact(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CompactReport> {
+        self.inner.check_open()?;
+        self.inner.compact_now(progress)
+    }
+}
+
+impl Inner {
+    fn compact_now(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CompactReport> {
+        self.mark_in_use()?;
+        self.commit()?.rotate()?;
+        let mut compactor = lock(&self.compactor);
+        let before = compactor.report;
+        compactor.weights.clear();
+        compactor.rests_until_ms = 0;
+        let total = self.segments.all_old().len() as u64;
+        let mut steps = 0;
+        while self.advance(&mut compactor, true)? == Step::Worked {
+            self.check_open()?;
+            steps += 1;
+            progress(steps.min(total), total);
+        }
+        let report = compactor.report;
+        Ok(CompactReport {
+            rewritten: report.rewritten - before.rewritten,
+            merged: report.merged - before.merged,
+            dropped: report.dropped - before.dropped,
+            bytes_before: report.bytes_before - before.bytes_before,
+            bytes_after: report.bytes_after - before.bytes_after,
+            pinned_files: compactor.superseded.len() as u64,
+        })
+    }
+
+    /// Does a little, if there is something to do and nobody else does it.
+    pub(super) fn compact_step(&self, urgent: bool) -> Result<Step> {
+        let Ok(mut compactor) = self.compactor.try_lock() else { return Ok(Step::Idle(None)) };
+        let now = self.env.monotonic_ms();
+        if now < compactor.rests_until_ms && !urgent {
+            return Ok(Step::Idle(Some(compactor.rests_until_ms)));
+        }
+        let step = self.advance(&mut compactor, urgent);
+        if step.is_err() {
+            compactor.rests_until_ms = now + REST_MS;
+        }
+        step
+    }
+
+    fn advance(&self, compactor: &mut Compactor, urgent: bool) -> Result<Step> {
+        if self.remove_superseded(compactor)? {
+            return Ok(Step::Worked);
+        }
+        if !urgent && let Some(wait_ms) = compactor.must_wait(self) {
+            return Ok(Step::Idle(Some(wait_ms)));
+        }
+        if let Some(job) = compactor.job.take() {
+            return self.go_on(compactor, job);
+        }
+        let catalog = self.catalog()?;
+        let wear = catalog.wear();
+        if self.weigh_next(compactor, &catalog, &wear)? {
+            return Ok(Step::Worked);
+        }
+        let rules = Rules {
+            now_ms: self.env.wall_ms(),
+            erase_within_ms: if urgent { 0 } else { self.config.erase_within_ms },
+            segment_bytes: self.config.segment_bytes,
+        };
+        let weights = compactor.listed(self);
+        match plan(&weights, &rules) {
+            Choice::Rest => {
+                let due = erase_due(&weights, &rules).map(|due| due.saturating_sub(rules.now_ms));
+                Ok(Step::Idle(due.map(|wait| self.env.monotonic_ms().saturating_add(wait))))
+            }
+            Choice::Drop(number) => self.drop_segment(compactor, &catalog, number),
+            Choice::Rewrite(numbers) => {
+                let old = numbers.iter().filter_map(|number| self.segments.old(*number)).collect();
+                compactor.job = Some(self.begin(old, false)?);
+                Ok(Step::Worked)
+            }
+        }
+    }
+
+    /// Begins to rewrite neighbors. The set that names them must say where segments end, so that
+    /// what is behind a cut stays cut when its successor goes.
+    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<Rewrite> {
+        self.mark_in_use()?;
+        let commit = self.commit()?;
+        if !commit.with_writer(|writer| Ok(writer.restated))? {
+            commit.rotate()?;
+        }
+        let last = self.segments.all_old().last().map(|last| last.number);
+        let controls = old.iter().any(|old| Some(old.number) == last);
+        let bytes = old.iter().map(|old| self.segments.open(old).map(|(file, _)| file.len));
+        let bytes: u64 = bytes.sum::<Result<u64>>()?;
+        self.check_free(bytes)?;
+        let fold = (commit.synced_lsn(), controls, over_damage);
+        Rewrite::begin(&self.env, &self.segments, self.store_uuid, old, fold)
+    }
+
+    /// Refuses to write without room on the disk: the store must go on meanwhile.
+    fn check_free(&self, bytes: u64) -> Result<()> {
+        let dir = &self.config.dir;
+        let free = self.env.free_bytes(dir);
+        let free = free.map_err(|error| Error::io("ask for the free space of", dir, error))?;
+        if free >= bytes.saturating_add(FREE_BYTES_MIN) {
+            return Ok(());
+        }
+        Err(Error::io("rewrite a segment in", dir, std::io::ErrorKind::StorageFull.into()))
+    }
+
+    fn go_on(&self, compactor: &mut Compactor, mut job: Rewrite) -> Result<Step> {
+        let moved = self.check_free(2 * STEP_BYTES).and_then(|()| self.copy(&mut job));
+        match moved {
+            Ok(Progress::More(bytes)) => {
+                compactor.spend(bytes);
+                compactor.job = Some(job);
+            }
+            Ok(Progress::Copied) => self.finish(compactor, job)?,
+            Err(Error::Damaged(damage)) => {
+                let old = job.old().to_vec();
+                job.discard();
+                if !self.record_damage(&old)? {
+                    return Err(Error::Damaged(damage));
+                }
+                compactor.job = Some(self.begin(old, true)?);
+            }
+            Err(error) => {
+                job.discard();
+                return Err(error);
+            }
+        }
+        Ok(Step::Worked)
+    }
+
+    fn copy(&self, job: &mut Rewrite) -> Result<Progress> {
+        let catalog = self.catalog()?;
+        let live = Live(self);
+        let mut liveness = Liveness::new(&catalog, &live);
+        let folded_lsn = job.folded_lsn();
+        let numbers: HashSet<u64> = job.old().iter().map(|old| old.number).collect();
+        job.step(STEP_BYTES, &mut |frame| match frame.header.kind {
+            Kind::Entry => self.judge_entry(&mut liveness, frame, folded_lsn),
+            _ => judge_change(&mut liveness, frame, &numbers),
+        })
+    }
+
+    /// What becomes of an entry: it goes once its removal is folded, and else takes its newest
+    /// state along. One that the index does not know of stays: doubt must never delete.
+    fn judge_entry(
+        &self,
+        liveness: &mut Liveness<'_>,
+        frame: &Frame,
+        folded_lsn: u64,
+    ) -> Result<Fate> {
+        let lsn = frame.header.lsn;
+        let Some(newest) = liveness.newest(lsn)? else { return Ok(Fate::Keep) };
+        let Some(change) = newest.change.filter(|change| change.lsn > newest.folded_lsn) else {
+            return Ok(if newest.present { Fate::Keep } else { Fate::Leave });
+        };
+        if !newest.present {
+            return Ok(if change.lsn <= folded_lsn { Fate::Leave } else { Fate::Keep });
+        }
+        let Ok(mut body) = format::decode_body::<EntryBody>(frame) else { return Ok(Fate::Keep) };
+        let entry = entry_of(lsn, body.clone());
+        body.state = self.changed_state(&entry, lsn, change.lsn, change.position)?;
+        match format::encode_body(&body) {
+            Ok(bytes) => Ok(Fate::Fold(bytes)),
+            Err(_) => Err(Error::TooLarge {
+                what: "an entry with its newest state",
+                bytes: u64::from(format::RECORD_BODY_MAX) + 1,
+                bytes_max: u64::from(format::RECORD_BODY_MAX),
+                settings: "the format: a record is at most 16 MiB",
+            }),
+        }
+    }
+
+    /// Puts what a scan finds damaged on record, so that a rewrite may pass over it; false when
+    /// there is nothing of the kind.
+    fn record_damage(&self, old: &[Arc<Old>]) -> Result<bool> {
+        let mut found = false;
+        for old in old {
+            for damage in &self.segments.scanned(old)?.damage {
+                found = true;
+                self.put_on_record(old.number, damage, Some(&Live(self)))?;
+                if let (Some(from), Some(to)) = (damage.lsn_from, damage.lsn_to) {
+                    self.catalog()?.lost(from..=to);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn finish(&self, compactor: &mut Compactor, mut job: Rewrite) -> Result<()> {
+        // Nothing may be folded that a power failure could still take.
+        let finished = self.commit()?.sync_all().and_then(|()| job.finish());
+        let Rewritten { body, bytes } = match finished {
+            Ok(rewritten) => rewritten,
+            Err(error) => {
+                job.discard();
+                return Err(error);
+            }
+        };
+        let body = Arc::new(body);
+        let draft = Draft::new(
+            Kind::Replace,
+            &*body,
+            self.env.wall_ms(),
+            Note::Control(Control::Replace(Arc::clone(&body))),
+        )?;
+        match self.commit_control(draft) {
+            Err(error @ Error::Io { .. }) => {
+                // It was refused before a byte was written, so the old files still stand.
+                job.discard();
+                return Err(error);
+            }
+            other => other?,
+        }
+        self.turn_to(compactor, job.old(), Some(&body), bytes)
+    }
+
+    fn drop_segment(
+        &self,
+        compactor: &mut Compactor,
+        catalog: &Catalog,
+        number: u64,
+    ) -> Result<Step> {
+        let Some(old) = self.segments.old(number) else { return Ok(Step::Worked) };
+        // Nothing becomes alive again, but to let go of a file is worth a second look.
+        let weighed = self.weigh(catalog, &old, &compactor.traces)?;
+        if weighed.weight.live_bytes > 0 {
+            compactor.weights.insert((old.number, old.generation), weighed);
+            return Ok(Step::Worked);
+        }
+        self.mark_in_use()?;
+        if !self.commit()?.with_writer(|writer| Ok(writer.restated))? {
+            self.commit()?.rotate()?;
+        }
+        // What makes its records dead must be durable before it goes.
+        self.commit()?.sync_all()?;
+        let body = DropBody { segment: number, generation: old.generation };
+        let control = Note::Control(Control::Drop(body));
+        self.commit_control(Draft::new(Kind::Drop, &body, self.env.wall_ms(), control)?)?;
+        self.turn_to(compactor, &[old], None, 0)?;
+        Ok(Step::Worked)
+    }
+
+    /// Writes a fact about the log and waits until it is durable.
+    pub(super) fn commit_control(&self, draft: Draft) -> Result<()> {
+        let ticket = self.submit(vec![draft], Durability::Synced)?;
+        self.commit()?.wait(ticket, Durability::Synced)
+    }
+
+    /// Readers and the index turn to what stands for the old segments by now.
+    fn turn_to(
+        &self,
+        compactor: &mut Compactor,
+        old: &[Arc<Old>],
+        new: Option<&ReplaceBody>,
+        bytes: u64,
+    ) -> Result<()> {
+        let numbers: Vec<u64> = old.iter().map(|old| old.number).collect();
+        let (now, wall_ms) = (self.env.monotonic_ms(), self.env.wall_ms());
+        let catalog = self.catalog()?;
+        compactor.trace(&catalog.wear(), &numbers);
+        let reshaping = lock(&self.reshaping);
+        let mut old_bytes = 0;
+        for old in old {
+            old_bytes += self.segments.open(old).map_or(0, |(file, _)| file.len);
+            let path = self.segments.path(old.number, old.generation);
+            compactor.superseded.push((path, now));
+        }
+        self.segments.replace(old, new.map(|body| Old::new(body.new, body.end)));
+        lock(&self.losses).retain(|loss| !numbers.contains(&loss.segment));
+        let summary = new.map(|body| self.segments.summary(body.new.segment)).transpose()?;
+        // Another load may have begun and ended since.
+        if let Some(catalog) = self.feed.ready() {
+            catalog.replace(&Live(self), &numbers, summary.as_deref(), wall_ms)?;
+        }
+        drop(reshaping);
+        compactor.settle(&catalog.wear(), &numbers, new.map(|body| body.new.segment));
+        let report = &mut compactor.report;
+        match new {
+            Some(_) => {
+                report.rewritten += 1;
+                report.merged += old.len() as u64 - 1;
+            }
+            None => report.dropped += old.len() as u64,
+        }
+        report.bytes_before += old_bytes;
+        report.bytes_after += bytes;
+        self.remove_superseded(compactor).map(|_| ())
+    }
+
+    /// Removes files that mean nothing any more, unless a reader of another process keeps them.
+    fn remove_superseded(&self, compactor: &mut Compactor) -> Result<bool> {
+        if compactor.superseded.is_empty() {
+            return Ok(false);
+        }
+        let now = self.env.monotonic_ms();
+        let store = self.config.dir.join(format::STORE_NAME);
+        let locked = self.env.try_lock(&store);
+        let locked = locked.map_err(|error| Error::io("lock", &store, error))?;
+        let kept = |since: u64| locked.is_none() && now < since + PIN_MS_MAX;
+        let (stay, go): (Vec<_>, Vec<_>) =
+            compactor.superseded.drain(..).partition(|(_, since)| kept(*since));
+        compactor.superseded = stay;
+        if go.is_empty() {
+            return Ok(false);
+        }
+        for (path, since) in go {
+            match self.env.unlink(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    compactor.superseded.push((path.clone(), since));
+                    return Err(Error::io("remove", &path, error));
+                }
+                _ => {}
+            }
+        }
+        let log_dir = self.config.dir.join(format::LOG_DIR);
+        self.env
+            .sync_dir(&log_dir)
+            .map_err(|error| Error::io("sync the folder", &log_dir, error))?;
+        Ok(true)
+    }
+
+    /// Weighs one segment of which nobody knows what it weighs by now; false when there is none.
+    fn weigh_next(
+        &self,
+        compactor: &mut Compactor,
+        catalog: &Catalog,
+        wear: &[Wear],
+    ) -> Result<bool> {
+        let old = self.segments.all_old();
+        let known: HashSet<(u64, u32)> = old.iter().map(|it| (it.number, it.generation)).collect();
+        compactor.weights.retain(|place, _| known.contains(place));
+        let touched = touched(wear);
+        for old in old {
+            let place = (old.number, old.generation);
+            let touches = touched.get(&old.number).copied().unwrap_or(0);
+            let fresh = compactor.weights.get(&place).is_some_and(|weighed| {
+                let since = touches.saturating_sub(weighed.touched);
+                since * WEIGH_AGAIN < weighed.records.max(1) && touches >= weighed.touched
+            });
+            if !fresh {
+                let gone = wear.iter().any(|wear| wear.segment == old.number && wear.gone > 0);
+                let mut weighed = match self.weigh_at_a_glance(&old, gone)? {
+                    Some(weighed) => weighed,
+                    None => self.weigh(catalog, &old, &compactor.traces)?,
+                };
+                weighed.touched = touches;
+                if compactor.settled.get(&old.number) == Some(&touches) {
+                    weighed.weight.needed_bytes = weighed.weight.file_bytes;
+                    weighed.weight.erasable_since = None;
+                }
+                if weighed.weight.erasable_since.is_none() {
+                    compactor.traces.remove(&old.number);
+                }
+                compactor.weights.insert(place, weighed);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The weight of a segment without changes of which no entry is gone: all of it is alive.
+    fn weigh_at_a_glance(&self, old: &Old, gone: bool) -> Result<Option<Weighed>> {
+        let (file, _) = match self.segments.open(old) {
+            // What cannot be read is left for a person.
+            Err(Error::Damaged(_)) => return Ok(Some(Weighed::of_whole(old.number, u64::MAX, 0))),
+            other => other?,
+        };
+        let trailer = file.trailer.filter(|trailer| trailer.changes == 0 && !gone);
+        Ok(trailer.map(|trailer| Weighed::of_whole(old.number, file.len, trailer.records.into())))
+    }
+
+    fn weigh(&self, catalog: &Catalog, old: &Old, traces: &HashMap<u64, u64>) -> Result<Weighed> {
+        let (file, end) = self.segments.open(old)?;
+        let summary = self.segments.summary(old.number)?;
+        let live = Live(self);
+        let mut liveness = Liveness::new(catalog, &live);
+        let is_last = self.segments.all_old().last().is_some_and(|it| it.number == old.number);
+        let mut scale = Scale::new(&summary, end, is_last, traces.get(&old.number).copied());
+        for row in &summary.entries {
+            let newest = liveness.newest(row.lsn)?;
+            let present = newest.is_none_or(|newest| newest.present);
+            let since = newest.map_or(0, |newest| newest.gone_since);
+            scale.add(row.offset, present, (!present).then_some(since));
+        }
+        for row in &summary.changes {
+            let newest = liveness.newest(row.target)?;
+            let alive = newest.is_some_and(|newest| {
+                row.lsn > newest.folded_lsn
+                    && newest.change.is_some_and(|change| change.lsn <= row.lsn)
+            });
+            // A removal has no texts; any other change of an entry that is gone is a trace of it.
+            let trace = match newest {
+                None => Some(scale.traced_since),
+                Some(newest) if !newest.present => Some(newest.gone_since),
+                Some(_) => None,
+            };
+            scale.add(row.offset, alive, trace.filter(|_| row.status.is_some()));
+        }
+        Ok(scale.weighed(old.number, file.len))
+    }
+}
+
+/// What becomes of a change: it stays while it is alive, unless it is folded into an entry of the
+/// same file.
+fn judge_change(
+    liveness: &mut Liveness<'_>,
+    frame: &Frame,
+    together: &HashSet<u64>,
+) -> Result<Fate> {
+    let Ok(body) = format::decode_body::<ChangeBody>(frame) else { return Ok(Fate::Keep) };
+    let Some(newest) = liveness.newest(body.target)? else { return Ok(Fate::Leave) };
+    let lsn = frame.header.lsn;
+    let alive = lsn > newest.folded_lsn && newest.change.is_some_and(|change| change.lsn <= lsn);
+    let folded = together.contains(&newest.segment);
+    Ok(if alive && !folded { Fate::Keep } else { Fate::Leave })
+}
+
+/// How many changes may have made records of each segment dead: those of its own entries, and those
+/// of entries whose earlier changes it may hold.
+fn touched(wear: &[Wear]) -> HashMap<u64, u64> {
+    let mut touched: HashMap<u64, u64> = HashMap::new();
+    for wear in wear {
+        let others = wear.changed_in.iter().filter(|number| **number != wear.segment);
+        for number in others.chain([&wear.segment]) {
+            *touched.entry(*number).or_default() += wear.touched;
+        }
+    }
+    touched
+}
+
+/// Adds up what is alive in a segment.
+struct Scale {
+    /// Where records end, rising.
+    ends: Vec<u64>,
+    live_bytes: u64,
+    /// What a file has beside its records and rows.
+    fixed_bytes: u64,
+    records: u64,
+    erasable_since: Option<u64>,
+    /// Since when changes of entries are traces that no segment holds any more; 0 when nobody
+    /// knows, so that they go at once.
+    traced_since: u64,
+}
+
+impl Scale {
+    /// For records up to `end`; with `controls`, those in front stay too.
+    fn new(summary: &Summary, end: u64, controls: bool, traced_since: Option<u64>) -> Self {
+        let entries = summary.entries.iter().map(|row| row.offset);
+        let mut ends: Vec<u64> =
+            entries.chain(summary.changes.iter().map(|row| row.offset)).chain([end]).collect();
+        ends.sort_unstable();
+        let first = ends.first().copied().unwrap_or(end);
+        let kept_from = if controls { format::SEGMENT_HEADER_LEN } else { first };
+        let mut nothing = Summary::new(summary.segment);
+        nothing.terms.clone_from(&summary.terms);
+        Self {
+            live_bytes: 0,
+            fixed_bytes: format::SEGMENT_HEADER_LEN
+                + first.saturating_sub(kept_from)
+                + format::footer_len(&nothing),
+            ends,
+            records: 0,
+            erasable_since: None,
+            traced_since: traced_since.unwrap_or(0),
+        }
+    }
+
+    fn add(&mut self, offset: u64, alive: bool, erasable_since: Option<u64>) {
+        self.records += 1;
+        if alive {
+            let next = self.ends.partition_point(|end| *end <= offset);
+            let end = self.ends.get(next).copied().unwrap_or(offset);
+            self.live_bytes += end - offset + format::ENTRY_ROW_LEN as u64;
+        } else if let Some(since) = erasable_since {
+            let earliest = self.erasable_since.unwrap_or(u64::MAX);
+            self.erasable_since = Some(earliest.min(since));
+        }
+    }
+
+    fn weighed(self, segment: u64, file_bytes: u64) -> Weighed {
+        let weight = Weight {
+            segment,
+            file_bytes,
+            live_bytes: self.live_bytes,
+            needed_bytes: self.live_bytes + self.fixed_bytes,
+            compressible_bytes: 0,
+            erasable_since: self.erasable_since,
+            is_last: false,
+        };
+        Weighed { weight, touched: 0, records: self.records }
+    }
+}
+
+impl Weighed {
+    /// A segment all of which is alive, or must be taken for it.
+    fn of_whole(segment: u64, file_bytes: u64, records: u64) -> Self {
+        let weight = Weight {
+            segment,
+            file_bytes,
+            live_bytes: file_bytes,
+            needed_bytes: file_bytes,
+            compressible_bytes: 0,
+            erasable_since: None,
+            is_last: false,
+        };
+        Self { weight, touched: 0, records }
+    }
+}
+
+impl Compactor {
+    /// The weights of all older segments, by number.
+    fn listed(&self, inner: &Inner) -> Vec<Weight> {
+        let old = inner.segments.all_old();
+        let last = old.last().map(|last| last.number);
+        let weighed = old.iter().filter_map(|old| {
+            let weighed = self.weights.get(&(old.number, old.generation))?;
+            Some(Weight { is_last: last == Some(old.number), ..weighed.weight })
+        });
+        weighed.collect()
+    }
+
+    /// Remembers since when other segments hold changes of entries that go with these.
+    fn trace(&mut self, wear: &[Wear], going: &[u64]) {
+        let with_gone = wear.iter().filter(|wear| going.contains(&wear.segment) && wear.gone > 0);
+        for wear in with_gone {
+            for holder in wear.changed_in.iter().filter(|holder| !going.contains(holder)) {
+                let since = self.traces.entry(*holder).or_insert(wear.gone_since);
+                *since = (*since).min(wear.gone_since);
+            }
+        }
+    }
+
+    /// Remembers that a segment was written anew just now.
+    fn settle(&mut self, wear: &[Wear], old: &[u64], new: Option<u64>) {
+        self.settled.retain(|number, _| !old.contains(number));
+        let Some(new) = new else { return };
+        let gone = wear.iter().any(|wear| wear.segment == new && wear.gone > 0);
+        if !gone {
+            self.settled.insert(new, touched(wear).get(&new).copied().unwrap_or(0));
+        }
+    }
+
+    /// Takes bytes off the allowance.
+    fn spend(&mut self, bytes: u64) {
+        self.allowance.0 = self.allowance.0.saturating_sub(bytes);
+    }
+
+    /// Until when the bytes of the last step count; none when there is an allowance for another.
+    fn must_wait(&mut self, inner: &Inner) -> Option<u64> {
+        let rate = inner.config.compact_bytes_per_second;
+        if rate == 0 || self.job.is_none() {
+            return None;
+        }
+        let now = inner.env.monotonic_ms();
+        let (left, as_of) = self.allowance;
+        let earned = now.saturating_sub(as_of).saturating_mul(rate) / 1000;
+        self.allowance = (left.saturating_add(earned).min(rate.max(2 * STEP_BYTES)), now);
+        let missing = (2 * STEP_BYTES).saturating_sub(self.allowance.0);
+        (missing > 0).then(|| now + missing.saturating_mul(1000) / rate + 1)
+    }
+}
