@@ -516,7 +516,17 @@ fn judge_change(
     let lsn = frame.header.lsn;
     let alive = lsn > newest.folded_lsn && newest.change.is_some_and(|change| change.lsn <= lsn);
     let folded = together.contains(&newest.segment);
+    #[cfg(feature = "planted")]
+    let alive = alive && !is_forgotten(&body);
     Ok(if alive && !folded { Fate::Keep } else { Fate::Leave })
+}
+
+/// A planted bug takes this change for a dead one.
+#[cfg(feature = "planted")]
+fn is_forgotten(body: &ChangeBody) -> bool {
+    use crate::log::planted::{Bug, has};
+    let removes = body.cause.removes();
+    (removes && has(Bug::ForgottenRemoval)) || (!removes && has(Bug::ForgottenChange))
 }
 
 /// How many changes may have made records of each segment dead: those of its own entries, and those

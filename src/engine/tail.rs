@@ -46,6 +46,10 @@ pub enum TailItem {
 
 /// Walks the durable records in order. `None` means that nothing more is durable yet; asking
 /// again later goes on. Damaged records are passed over, see [`Engine::warnings`].
+///
+/// Compaction folds changes into entries and lets go of what was removed. A follower that has passed
+/// an entry is not told of a change that was folded before it came there; [`Engine::get`] tells how
+/// the entry stands.
 #[derive(Debug)]
 pub struct Tail {
     inner: Arc<Inner>,

@@ -271,7 +271,7 @@ impl Commit {
         drop(writer);
     }
 
-    /// Seals the active segment and begins the next one, unless it holds nothing yet.
+    /// Seals the active segment and begins the next one, unless it holds no entry and no change yet.
     pub fn rotate(&self) -> Result<()> {
         self.sync_all()?;
         let left = self.with_writer(|writer| Ok(writer.leave_segment()))?;

@@ -1,16 +1,29 @@
-//! A bug for the crash tests to find, so that they prove that they can. Never in a normal build.
+//! Bugs for the crash tests to find, so that they prove that they can. Never in a normal build.
 
 use std::cell::Cell;
 
+/// A bug that can be planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// Every open goes on in the old segment, as if it had been closed in order.
+    AppendAfterTear,
+    /// A rewritten segment gets its name before it is synced.
+    UnsyncedRewrite,
+    /// Compaction lets go of a removal while the record of its entry is still there.
+    ForgottenRemoval,
+    /// Compaction lets go of changes although they are not folded into their entry.
+    ForgottenChange,
+}
+
 thread_local! {
-    static APPEND_AFTER_TEAR: Cell<bool> = const { Cell::new(false) };
+    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
 }
 
-/// Makes every open of this thread go on in the old segment, as if it had been closed in order.
-pub fn plant_append_after_tear(planted: bool) {
-    APPEND_AFTER_TEAR.set(planted);
+/// Plants a bug for this thread, or none.
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
 }
 
-pub(crate) fn append_after_tear() -> bool {
-    APPEND_AFTER_TEAR.get()
+pub(crate) fn has(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
 }

@@ -129,6 +129,11 @@ pub(crate) fn survey(segment: &SegmentFile, witness: Witness<'_>) -> Result<Surv
 }
 
 impl Survey {
+    /// How many entries stand behind the cut.
+    pub fn kept_entries(&self) -> u64 {
+        self.kept.iter().filter(|frame| frame.header.kind == Kind::Entry).count() as u64
+    }
+
     /// What is known of the older segments once control records of this one are taken in: those
     /// before the cut, or all that count.
     pub fn set_after(&self, mut set: SegmentSet, up_to_cut: bool) -> SegmentSet {

@@ -100,12 +100,15 @@ impl Writer {
         Ok(committed)
     }
 
-    /// Seals the segment and begins the next one, unless this one holds only its set.
+    /// Seals the segment and begins the next one, unless this one holds only facts about the log.
     pub fn leave_segment(&mut self) -> Result<(), CommitError> {
         if self.unsynced {
             self.sync_group()?;
         }
-        if self.records > 1 || !self.restated { self.rotate() } else { Ok(()) }
+        let used = self.segments.with_active(|active| {
+            !active.summary.entries.is_empty() || !active.summary.changes.is_empty()
+        });
+        if used || !self.restated { self.rotate() } else { Ok(()) }
     }
 
     fn has_room(&self, group: &[Pending], bytes: u64) -> bool {

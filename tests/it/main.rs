@@ -11,6 +11,7 @@
 mod change;
 #[cfg(feature = "cli")]
 mod cli;
+mod compact;
 mod contract;
 mod crash;
 mod damage;

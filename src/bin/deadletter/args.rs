@@ -11,8 +11,9 @@ use jiff::tz::TimeZone;
 
 use crate::failure::Refusal;
 use crate::{
-    archive, checkpoint, cleanup, completions, dump, expire, export, facets, import, list, purge,
-    put, rebuild_index, redrive, release, replay, resolve, retry, run, show, sla, stats, verify,
+    archive, checkpoint, cleanup, compact, completions, dump, expire, export, facets, import, list,
+    purge, put, rebuild_index, redrive, release, replay, resolve, retry, run, show, sla, stats,
+    verify,
 };
 
 const EXAMPLES: &str = "\
@@ -88,6 +89,7 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     Dump(dump::DumpArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),
+    Compact(compact::CompactArgs),
     Checkpoint(checkpoint::CheckpointArgs),
     Completions(completions::CompletionsArgs),
     /// Print the manual pages

@@ -12,6 +12,7 @@ mod bytes;
 mod capture;
 mod checkpoint;
 mod cleanup;
+mod compact;
 mod completions;
 mod dump;
 mod expire;
@@ -121,6 +122,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
                 Command::Verify(_) => verify::verify(&context),
                 Command::Dump(args) => dump::dump(&context, args),
                 Command::RebuildIndex(_) => rebuild_index::rebuild_index(&context),
+                Command::Compact(_) => compact::compact(&context),
                 Command::Checkpoint(_) => checkpoint::checkpoint(&context),
                 Command::Completions(_) | Command::Man => Ok(Exit::Done),
             }

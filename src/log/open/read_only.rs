@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::env::{Env, Memory, OpenMode, write_all_at};
+use crate::env::{Env, Lock, Memory, OpenMode, write_all_at};
 use crate::error::{Error, Result};
-use crate::format::{self, Frame, Loss, SegmentHeader, StoreHeader};
+use crate::format::{self, Checkpoint, Frame, Loss, SegmentHeader, SegmentItem, StoreHeader};
 use crate::log::recover::{self, Survey, Witness};
 use crate::log::segment::SegmentFile;
 use crate::log::{Active, Segments, Tallies};
@@ -24,10 +24,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     let mut report = OpenReport::default();
     let header = store_header(&**env, dir, &mut report)?;
     // First, so that no file goes that is listed from here on.
-    let pin = env.try_lock_shared(&dir.join(format::STORE_NAME)).unwrap_or_else(|error| {
-        tracing::debug!(%error, "the files of the store cannot be pinned");
-        None
-    });
+    let pin = pin(&**env, dir);
     let note = await_owner(&**env, config)?;
     let log_dir = dir.join(format::LOG_DIR);
     refuse_newer(&**env, &log_dir)?;
@@ -47,12 +44,11 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     };
     let mut survey = recover::survey(&segment, witness)?;
     report.of_survey(&survey, survey.is_clean(checkpoint.as_ref(), *newest));
-    let head = survey.set.clone().unwrap_or_else(|| {
+    let mut head = survey.set.take().unwrap_or_else(|| {
         let set = rebuild_set(&**env, &segments, &files, *newest);
         survey.count_from(&set.tallies);
         set
     });
-    let mut head = head;
     fill_ends(&**env, &segments, &files, &mut head, &segment.header);
     let mut set = survey.set_after(head, false);
     // Beside an owner, the files that its records name are those of the moment that is shown.
@@ -63,24 +59,20 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(*newest, damage)).collect();
     let mut totals = set.totals;
     // Rows behind the cut are shown too, so they count.
-    let kept = survey.kept.iter().filter(|frame| frame.header.kind == format::Kind::Entry);
-    totals.captured += survey.entries + kept.count() as u64;
+    totals.captured += survey.entries + survey.kept_entries();
     let known = note.map_or(u64::MAX, |note| note.segment);
-    let beyond = checkpoint.filter(|last| last.segment > *newest && last.segment <= known);
-    if let Some(checkpoint) = beyond {
-        let last_lsn = survey.last_lsn.unwrap_or(0);
-        let item = last_item(&checkpoint, last_lsn, Some(totals.captured));
+    if let Some(item) = beyond(checkpoint.as_ref(), (*newest, known), &survey, totals.captured) {
         let damage = missing_damage(&item);
         totals.captured += item.entries;
         missing.push(loss(item.segment, &damage));
         report.lost.push(damage);
     }
-    let new_losses = || found.iter().chain(&missing);
-    totals.lost += new_losses().map(|loss| loss.entries).sum::<u64>();
+    let new_losses: Vec<Loss> = found.into_iter().chain(missing).collect();
+    totals.lost += new_losses.iter().map(|loss| loss.entries).sum::<u64>();
     let mut tallies = survey.tallies.clone();
     tallies.balance(totals.captured);
     totals = tallies.removed(totals);
-    set.losses.extend(new_losses());
+    set.losses.extend(new_losses);
     begin(&segments, segment, &survey, tallies.clone());
     Ok(Opened {
         store_uuid: header.uuid,
@@ -96,6 +88,25 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         set,
         report,
     })
+}
+
+/// Keeps the files of the store where they are, as far as the file system can; see [`Opened::pin`].
+fn pin(env: &dyn Env, dir: &Path) -> Option<Box<dyn Lock>> {
+    env.try_lock_shared(&dir.join(format::STORE_NAME)).unwrap_or_else(|error| {
+        tracing::debug!(%error, "the files of the store cannot be pinned");
+        None
+    })
+}
+
+/// The segments behind the newest file, up to the owner's, that the checkpoint knows of.
+fn beyond(
+    checkpoint: Option<&Checkpoint>,
+    (newest, known): (u64, u64),
+    survey: &Survey,
+    captured: u64,
+) -> Option<SegmentItem> {
+    let checkpoint = checkpoint.filter(|last| last.segment > newest && last.segment <= known)?;
+    Some(last_item(checkpoint, survey.last_lsn.unwrap_or(0), Some(captured)))
 }
 
 /// Shows the newest segment's records to readers.

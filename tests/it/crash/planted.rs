@@ -65,10 +65,38 @@ fn a_sync_tried_again_after_it_failed_is_noticed() {
 }
 
 #[cfg(feature = "planted")]
-#[test]
-fn an_append_after_a_torn_tail_is_noticed() {
-    deadletter::planted::plant_append_after_tear(true);
-    let found = hunt(&|_| false);
-    deadletter::planted::plant_append_after_tear(false);
-    assert!(found.is_some(), "appending after a torn tail was not noticed");
+mod bugs {
+    use deadletter::planted::{Bug, plant};
+
+    use super::hunt;
+
+    fn check(bug: Bug) {
+        plant(Some(bug));
+        let found = hunt(&|_| false);
+        plant(None);
+        assert!(found.is_some(), "{bug:?} was not noticed");
+    }
+
+    #[test]
+    fn an_append_after_a_torn_tail_is_noticed() {
+        check(Bug::AppendAfterTear);
+    }
+
+    #[test]
+    fn a_rewritten_segment_that_is_not_synced_is_noticed() {
+        check(Bug::UnsyncedRewrite);
+    }
+
+    #[test]
+    fn a_removal_that_compaction_forgets_is_noticed() {
+        plant(Some(Bug::ForgottenRemoval));
+        let gone = crate::compact::a_removed_entry_stays_gone();
+        plant(None);
+        assert!(!gone, "an entry came back and nobody noticed");
+    }
+
+    #[test]
+    fn a_change_that_compaction_forgets_is_noticed() {
+        check(Bug::ForgottenChange);
+    }
 }
