@@ -8,7 +8,10 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::lock;
+use super::notice::{Notice, NoticeTakers};
 use super::store::Reservations;
+use crate::entry::Timestamp;
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::format::{Tally, Totals};
 use crate::index::Catalog;
@@ -24,6 +27,8 @@ pub(super) struct Feed {
     /// Guards the counts as of the last committed group.
     counted: Mutex<Counted>,
     ticker: Option<Sender<()>>,
+    env: Arc<dyn Env>,
+    pub takers: NoticeTakers,
 }
 
 /// Everything that is counted.
@@ -55,6 +60,7 @@ impl Feed {
         keys: Arc<Reservations>,
         refused: Arc<AtomicU64>,
         ticker: Option<Sender<()>>,
+        env: Arc<dyn Env>,
     ) -> Self {
         Self {
             phase: Mutex::new(Phase::Idle),
@@ -63,6 +69,8 @@ impl Feed {
             refused,
             counted: Mutex::new(Counted { totals, tallies }),
             ticker,
+            env,
+            takers: NoticeTakers::default(),
         }
     }
 
@@ -184,6 +192,8 @@ impl Observer for Feed {
                 self.keys.release(key);
             }
         }
+        let at = || Timestamp(self.env.wall_ms());
+        self.takers.tell(|| Notice { at: at(), ..Notice::of(records) });
         if let Some(ticker) = &self.ticker {
             // A full channel means that the thread is awake anyway.
             let _ = ticker.try_send(());
