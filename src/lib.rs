@@ -60,8 +60,9 @@ pub use config::{
 };
 pub use engine::{
     Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, Decision, Dump, Engine,
-    Facets, FrameInfo, Leases, RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored,
-    Tail, TailItem, TallyRow, VerifyReport, dump, spill, spill_with, verify, verify_with,
+    Facets, FrameInfo, Leases, Notice, NoticeTaker, RebuildReport, Receipt, Spilled, Statistics,
+    StoreError, Stored, Tail, TailItem, TallyRow, VerifyReport, dump, spill, spill_with, verify,
+    verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, AUTO_REPLAY, Act, Action, Attempt, Cause, Completion,
@@ -80,16 +81,17 @@ pub use log::planted;
 pub use memory::MemoryRepository;
 pub use replay::{Handlers, Outcome, ReplayAttempt, ReplayHandler, Verdict};
 pub use repository::{
-    CleanupStats, FailedOperationRepository, Leased, Released, Resolution, SlaThresholds,
-    TurnedOver,
+    CleanupStats, FailedOperationRepository, Leased, Maintained, Maintenance, Released, Resolution,
+    SlaThresholds, Sweep, TurnedOver,
 };
 pub use service::{
     AuditRecord, CallerContext, CleanupResult, DlqBatchReplayStats, DlqEntryResult, DlqEvent,
     DlqRecoveryResult, DlqService, DlqServiceBuilder, DlqThrottleBatchReplayResult,
     DlqThrottleReplayResult, DomainCounters, EarlyStop, EntryPage, Health, HealthStatus, History,
-    ListRequest, OutboxStats, PurgeSelection, QueuedReceipt, Reached, ReplayOptions, ReplayPreview,
-    ResolveBatchResult, ResolveError, ResolveRequest, ResolveResult, RetryResult, ServiceStats,
-    Skip, StoreMode, StoreOptions, TestEntry, get_dlq_service, reset_dlq_service, store_to_dlq,
+    Job, JobStats, ListRequest, OutboxStats, PurgeSelection, QueuedReceipt, Reached, ReplayOptions,
+    ReplayPreview, ResolveBatchResult, ResolveError, ResolveRequest, ResolveResult, RetryResult,
+    ScheduleStats, ServiceStats, Skip, StoreMode, StoreOptions, TestEntry, get_dlq_service,
+    reset_dlq_service, store_to_dlq,
 };
 pub use settings::default_dir;
 pub use throttle::{
