@@ -7,6 +7,7 @@
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
 //! checked; no thread outlives the last handle.
 
+mod bell;
 mod change;
 mod drain;
 mod dump;
@@ -207,7 +208,7 @@ impl Engine {
             (opened.totals, opened.tallies.clone()),
             Arc::clone(&keys),
             Arc::clone(&counters.refused),
-            threads.ticker(),
+            threads.bell(),
             Arc::clone(&env),
         ));
         let observer: Arc<dyn log::Observer> = Arc::clone(&feed) as Arc<dyn log::Observer>;

@@ -71,7 +71,7 @@ pub use entry::{
 };
 pub use env::{
     CrashMode, Disk, Env, Fault, FaultKind, File, Lie, Lock, Mapped, Memory, NameKind, OpenMode,
-    Operation, OperationKind, Simulated, read_exact_at, write_all_at,
+    Operation, OperationKind, Simulated, Watch, read_exact_at, write_all_at,
 };
 pub use error::{Damage, DamageKind, DlqError, DlqResult, Error, Result};
 pub use log::OpenReport;

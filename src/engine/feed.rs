@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
-
+use super::bell::Bell;
 use super::lock;
 use super::notice::{Notice, NoticeTakers};
 use super::store::Reservations;
@@ -26,7 +25,7 @@ pub(super) struct Feed {
     refused: Arc<AtomicU64>,
     /// Guards the counts as of the last committed group.
     counted: Mutex<Counted>,
-    ticker: Option<Sender<()>>,
+    bell: Arc<Bell>,
     env: Arc<dyn Env>,
     pub takers: NoticeTakers,
 }
@@ -59,7 +58,7 @@ impl Feed {
         (totals, tallies): (Totals, Tallies),
         keys: Arc<Reservations>,
         refused: Arc<AtomicU64>,
-        ticker: Option<Sender<()>>,
+        bell: Arc<Bell>,
         env: Arc<dyn Env>,
     ) -> Self {
         Self {
@@ -68,7 +67,7 @@ impl Feed {
             keys,
             refused,
             counted: Mutex::new(Counted { totals, tallies }),
-            ticker,
+            bell,
             env,
             takers: NoticeTakers::default(),
         }
@@ -194,10 +193,7 @@ impl Observer for Feed {
         }
         let at = || Timestamp(self.env.wall_ms());
         self.takers.tell(|| Notice { at: at(), ..Notice::of(records) });
-        if let Some(ticker) = &self.ticker {
-            // A full channel means that the thread is awake anyway.
-            let _ = ticker.try_send(());
-        }
+        self.bell.ring();
     }
 
     fn refused(&self, keys: &[&str], records: usize) {
