@@ -21,7 +21,7 @@ use super::health::{Trouble, chain};
 use super::{DlqEvent, DlqService, Inner};
 use crate::config::DlqConfig;
 use crate::engine::{Notice, NoticeTaker};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::repository::FailedOperationRepository;
 
 mod agenda;
@@ -31,8 +31,7 @@ pub use agenda::{Job, JobStats};
 
 use agenda::{Agenda, Moment, Plan, Ran};
 
-/// So many panics are survived; one more, and what runs by itself ends.
-const PANICS_MAX: u32 = 3;
+type Repository = Arc<dyn FailedOperationRepository>;
 
 /// What runs by itself, and what it did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,7 +71,6 @@ struct State {
     repository: Option<Weak<dyn FailedOperationRepository>>,
     /// Since when and until when the thread sleeps, in monotonic milliseconds.
     sleep: Option<(Moment, Option<u64>)>,
-    panics: u32,
     running: bool,
     closed: bool,
 }
@@ -94,10 +92,6 @@ impl Board {
 }
 
 impl State {
-    fn has_ended(&self) -> bool {
-        self.panics > PANICS_MAX
-    }
-
     /// Whether a job is due before the thread would wake up.
     fn sleeps_too_long(&self) -> bool {
         let Some((since, until_ms)) = self.sleep else { return false };
@@ -105,7 +99,7 @@ impl State {
         next_ms.is_some_and(|next_ms| until_ms.is_none_or(|until_ms| next_ms < until_ms))
     }
 
-    fn is_about(&self, repository: &Arc<dyn FailedOperationRepository>) -> bool {
+    fn is_about(&self, repository: &Repository) -> bool {
         let same = |known: &Weak<dyn FailedOperationRepository>| {
             std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(repository))
         };
@@ -119,7 +113,6 @@ impl Schedule {
             agenda: Agenda::new(config),
             repository: None,
             sleep: None,
-            panics: 0,
             running: false,
             closed: false,
         };
@@ -134,9 +127,9 @@ impl DlqService {
         let now = self.inner.moment();
         let state = self.inner.schedule.board.state();
         ScheduleStats {
-            active: state.agenda.is_active() && !state.has_ended() && !state.closed,
+            active: state.agenda.is_active() && !state.closed,
             worker_alive: state.running,
-            panics: state.panics,
+            panics: state.agenda.panics(),
             jobs: state.agenda.stats(now),
         }
     }
@@ -144,7 +137,7 @@ impl DlqService {
 
 impl Inner {
     /// A repository is in use: what runs by itself is about this one from now on.
-    pub fn schedule_for(&self, repository: &Arc<dyn FailedOperationRepository>) {
+    pub fn schedule_for(&self, repository: &Repository) {
         let board = &self.schedule.board;
         if board.state().is_about(repository) {
             return;
@@ -176,8 +169,7 @@ impl Inner {
         let is_wanted = self.schedule.threaded
             && state.repository.is_some()
             && state.agenda.is_active()
-            && !state.closed
-            && !state.has_ended();
+            && !state.closed;
         if !is_wanted || state.running {
             drop(state);
             board.changed.notify_all();
@@ -200,21 +192,19 @@ impl Inner {
         let board = &self.schedule.board;
         let _running = Running(board);
         loop {
-            let (repository, now) = (self.access.current(), self.moment());
+            let now = self.moment();
             let mut state = board.state();
-            if state.closed || state.has_ended() {
+            if state.closed || state.agenda.has_ended() {
                 return;
             }
-            let plan = state.agenda.plan(now);
-            match (plan, repository) {
-                (Plan::Run(job), Some(repository)) => {
+            match state.agenda.plan(now) {
+                Plan::Run(job) => {
                     state.agenda.begin(job, now);
                     drop(state);
-                    self.run_job(job, &*repository);
+                    // A store that takes nothing more is let go and opened again by this.
+                    self.run_job(job, || self.open());
                 }
-                // Without a repository nothing can be done until one is opened.
-                (Plan::Run(_), None) => self.sleep_until(state, now, None),
-                (Plan::WaitUntil(until_ms), _) => self.sleep_until(state, now, until_ms),
+                Plan::WaitUntil(until_ms) => self.sleep_until(state, now, until_ms),
             }
         }
     }
@@ -233,35 +223,41 @@ impl Inner {
     }
 
     /// Does a part of each job that is due, for a host that has no threads.
-    pub fn step_schedule(&self, repository: &Arc<dyn FailedOperationRepository>) {
+    pub fn step_schedule(&self, repository: &Repository) {
         self.schedule_for(repository);
         if self.schedule.threaded {
             return;
         }
-        for _ in Job::ALL {
+        let mut done = Vec::with_capacity(Job::ALL.len());
+        loop {
             let now = self.moment();
             let mut state = self.schedule.board.state();
             let Plan::Run(job) = state.agenda.plan(now) else { return };
-            if state.closed || state.has_ended() {
+            // They take turns, so the others had theirs.
+            if state.closed || done.contains(&job) {
                 return;
             }
             state.agenda.begin(job, now);
             drop(state);
-            self.run_job(job, &**repository);
+            done.push(job);
+            self.run_job(job, || Ok(Arc::clone(repository)));
         }
     }
 
-    fn run_job(&self, job: Job, repository: &dyn FailedOperationRepository) {
+    fn run_job(&self, job: Job, repository: impl FnOnce() -> Result<Repository>) {
         let config = self.config();
-        let ran = catch_unwind(AssertUnwindSafe(|| job.run(repository, &config)));
+        let run = || job.run(&*repository()?, &config);
+        let ran = catch_unwind(AssertUnwindSafe(run));
         let (ran, has_panicked) = match ran {
             Ok(ran) => (ran, false),
             Err(panic) => (Err(panicked(&*panic)), true),
         };
         let now = self.moment();
         let mut state = self.schedule.board.state();
-        state.panics += u32::from(has_panicked);
-        let trouble = match &ran {
+        if has_panicked {
+            state.agenda.count_panic();
+        }
+        let failed = match &ran {
             Ok(ran) => {
                 state.agenda.end(job, *ran, now);
                 None
@@ -276,16 +272,17 @@ impl Inner {
                 Some(error)
             }
         };
-        let is_persistent = state.has_ended() || state.agenda.fails(job);
-        let is_well = !state.has_ended() && !Job::ALL.iter().any(|job| state.agenda.fails(*job));
+        let is_persistent = state.agenda.fails();
         drop(state);
-        if let Some(error) = trouble {
-            tracing::warn!(?job, error = chain(error), "what runs by itself failed");
-        }
-        match trouble {
-            Some(error) if is_persistent => self.note(Trouble::Schedule, Some(error)),
-            _ if is_well => self.note(Trouble::Schedule, None),
-            _ => {}
+        match failed {
+            Some(error) => {
+                tracing::warn!(?job, error = chain(error), "what runs by itself failed");
+                if is_persistent {
+                    self.note(Trouble::Schedule, Some(error));
+                }
+            }
+            None if !is_persistent => self.note(Trouble::Schedule, None),
+            None => {}
         }
         if let (Ok(Ran { items: 1.., .. }), Some(operation)) = (&ran, job.operation()) {
             let count = ran.map_or(0, |ran| ran.items);

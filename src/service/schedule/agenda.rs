@@ -21,6 +21,8 @@ const SPREAD_SHARE: u64 = 10;
 const PAUSE_MAX_MS: u64 = 3_600_000;
 /// So many failures in a row are a state of the store, not an accident.
 const PERSISTENT: u32 = 3;
+/// So many panics are survived; one more, and what runs by itself ends.
+const PANICS_MAX: u32 = 3;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A time before all others: something awaits the job already.
@@ -102,6 +104,7 @@ pub struct Agenda {
     random: u64,
     /// Changes are told. Else each job looks for itself at each of its turns.
     is_told: bool,
+    panics: u32,
     /// The task that is looked at first, so that one with much to do does not hold up others.
     turn: usize,
 }
@@ -201,6 +204,7 @@ impl Agenda {
             config: config.clone(),
             random: 0,
             is_told: false,
+            panics: 0,
             turn: 0,
         }
     }
@@ -225,7 +229,20 @@ impl Agenda {
 
     /// Whether anything runs by itself.
     pub fn is_active(&self) -> bool {
-        self.config.enabled && self.config.scheduler_enabled
+        self.config.enabled && self.config.scheduler_enabled && !self.has_ended()
+    }
+
+    /// Whether too many jobs panicked.
+    pub fn has_ended(&self) -> bool {
+        self.panics > PANICS_MAX
+    }
+
+    pub fn panics(&self) -> u32 {
+        self.panics
+    }
+
+    pub fn count_panic(&mut self) {
+        self.panics = self.panics.saturating_add(1);
     }
 
     pub fn plan(&self, now: Moment) -> Plan {
@@ -275,9 +292,9 @@ impl Agenda {
         (task.wanted_at, task.last_ms) = (Some(NOW), None);
     }
 
-    /// Whether this job failed so often in a row that somebody should know.
-    pub fn fails(&self, job: Job) -> bool {
-        self.tasks.get(job as usize).is_some_and(|task| task.failures_in_row >= PERSISTENT)
+    /// Whether a job failed so often in a row that somebody should know.
+    pub fn fails(&self) -> bool {
+        self.has_ended() || self.tasks.iter().any(|task| task.failures_in_row >= PERSISTENT)
     }
 
     /// Hears of changes. True when a job may be due earlier than before.
