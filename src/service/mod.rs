@@ -64,7 +64,8 @@ use schedule::Schedule;
 type Opener =
     Arc<dyn Fn(Config, Arc<dyn Env>) -> Result<Arc<dyn FailedOperationRepository>> + Send + Sync>;
 
-/// The dead-letter service. Handles are cheap to clone and share everything. It closes with
+/// The dead-letter service. Handles are cheap to clone and share everything. Once it is in use,
+/// entries age by themselves, see [`DlqService::schedule`]. It closes with
 /// [`DlqService::close`], or when the last handle is dropped; then a repository that the host
 /// brought stays open.
 ///
