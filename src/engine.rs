@@ -1,12 +1,13 @@
 //! The engine: the wall between bytes and policy. Opens a store, owns its threads, closes it.
 //!
 //! `store` takes failures in, `load` builds the index beside it, `query` and `read` find entries
-//! again, `change` alters their state or removes them, `tally` counts why, `drain` brings fallback files home. `verify` and `dump`
-//! look at files without a lock.
+//! again, `change` alters their state or removes them, `tally` counts why, `notice` says what becomes due,
+//! `drain` brings fallback files home. `verify` and `dump` look at files without a lock.
 //!
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
 //! checked; no thread outlives the last handle.
 
+mod bell;
 mod change;
 mod compact;
 mod drain;
@@ -14,6 +15,7 @@ mod dump;
 mod feed;
 mod lease;
 mod load;
+mod notice;
 mod query;
 mod read;
 mod store;
@@ -24,7 +26,7 @@ mod verify;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::config::{Background, Config, Durability, Recovery};
 use crate::env::{Disk, Env, Lock};
@@ -38,6 +40,8 @@ pub use drain::{Spilled, spill, spill_with};
 pub use dump::{Dump, FrameInfo, dump};
 pub use lease::Leases;
 pub use load::RebuildReport;
+pub(crate) use notice::NoticeTakers;
+pub use notice::{Notice, NoticeTaker};
 pub use query::{Accounting, Bytes, Facets, Statistics};
 pub use store::{BatchError, BatchReceipt, Receipt, StoreError, Stored};
 pub use tail::{Tail, TailItem};
@@ -129,8 +133,8 @@ struct Slot {
     index_lsn: u64,
     /// The newest slot says that the store was closed in order.
     clean: bool,
-    /// Sequence number at the last clean slot.
-    clean_lsn: u64,
+    /// Sequence number at the newest slot.
+    lsn: u64,
 }
 
 /// Closes the store when the last handle goes.
@@ -212,7 +216,9 @@ impl Engine {
             (opened.totals, opened.tallies.clone()),
             Arc::clone(&keys),
             Arc::clone(&counters.refused),
-            [threads.ticker(), threads.compact_ticker()],
+            threads.bell(),
+            Arc::clone(&env),
+            threads.compact_ticker(),
         ));
         let observer: Arc<dyn log::Observer> = Arc::clone(&feed) as Arc<dyn log::Observer>;
         let commit = opened
@@ -321,6 +327,22 @@ impl Engine {
         Ok(CheckpointReport { lsn })
     }
 
+    /// A checkpoint, if something was written since the last one; false when there was nothing.
+    pub(crate) fn checkpoint_if_changed(&self) -> Result<bool> {
+        self.inner.check_open()?;
+        let logged_lsn = self.inner.commit()?.logged_lsn();
+        let is_changed = lock(&self.inner.slot).lsn != logged_lsn;
+        if is_changed {
+            self.checkpoint()?;
+        }
+        Ok(is_changed)
+    }
+
+    /// Tells this planner of every committed change from now on, as long as somebody keeps it.
+    pub(crate) fn tell_changes(&self, taker: Weak<dyn NoticeTaker>) {
+        self.inner.feed.takers.add(taker);
+    }
+
     /// Closes the store: everything is synced, the index saved, the lock released. Later calls
     /// of any handle answer [`Error::Closed`]; closing again is no error.
     ///
@@ -390,7 +412,7 @@ impl Inner {
         })?;
         slot.sequence = checkpoint.sequence;
         slot.clean = clean;
-        slot.clean_lsn = checkpoint.last_lsn;
+        slot.lsn = checkpoint.last_lsn;
         Ok(())
     }
 
@@ -412,7 +434,7 @@ impl Inner {
             preparer.discard()?;
         }
         let slot = *lock(&self.slot);
-        let unchanged = slot.clean && slot.clean_lsn == commit.last_lsn();
+        let unchanged = slot.clean && slot.lsn == commit.last_lsn();
         if unchanged && !self.counters.moved() {
             return Ok(());
         }
@@ -451,7 +473,7 @@ impl Slot {
             slot.index_uuid = checkpoint.index_uuid;
             slot.index_lsn = checkpoint.index_lsn;
             slot.clean = true;
-            slot.clean_lsn = checkpoint.last_lsn;
+            slot.lsn = checkpoint.last_lsn;
         }
         slot
     }

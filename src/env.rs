@@ -13,6 +13,8 @@ mod map;
 mod memory;
 mod simulated;
 mod tree;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod watch;
 
 use std::fmt::Debug;
 use std::io;
@@ -78,6 +80,12 @@ pub trait Env: Send + Sync + Debug {
     fn try_lock_shared(&self, _path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
         Ok(None)
     }
+    /// Watches for files that come into a folder, which may be missing yet. `None`: the system has
+    /// no such thing, and whoever asks looks from time to time instead.
+    fn watch(&self, dir: &Path) -> io::Result<Option<Box<dyn Watch>>> {
+        let _ = dir;
+        Ok(None)
+    }
     /// Bytes that an unprivileged user could still write on this file system.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// Milliseconds since 1970 by the wall clock; it may jump.
@@ -125,6 +133,15 @@ pub trait File: Send + Sync + Debug {
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
     /// A read-only map of the whole file, for bulk scans of a sealed segment. `None`: not offered.
     fn map(&self) -> io::Result<Option<Mapped>>;
+}
+
+/// A folder that is watched for files that come into it, from [`Env::watch`] on.
+pub trait Watch: Send + Sync + Debug {
+    /// Waits until a file came, until somebody wakes the waiter, or until the time is over; without
+    /// one it waits for good. True when a file may have come since the last wait.
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<bool>;
+    /// Ends the wait that is under way, else the next one.
+    fn wake(&self);
 }
 
 /// The right to write a store. The holder may leave a short note for readers beside it.

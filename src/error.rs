@@ -115,6 +115,11 @@ pub enum Error {
         /// How long the call waited, in milliseconds.
         waited_ms: u64,
     },
+    /// Work that runs by itself panicked. What it changed before stays so.
+    Panicked {
+        /// What the panic said.
+        reason: String,
+    },
     /// The handle is closed.
     Closed,
     /// The store was opened for reading only.
@@ -267,6 +272,7 @@ impl fmt::Display for Error {
             Self::IndexNotReady { waited_ms } => {
                 write!(f, "the index was not ready within {waited_ms} ms; try again")
             }
+            Self::Panicked { reason } => write!(f, "work that runs by itself panicked: {reason}"),
             Self::Closed => write!(f, "the store is closed"),
             Self::ReadOnly => write!(f, "the store was opened for reading only"),
             Self::NotOpen { .. } => write!(f, "the store does not open"),

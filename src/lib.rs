@@ -61,9 +61,9 @@ pub use config::{
 };
 pub use engine::{
     Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, CompactReport,
-    Decision, Dump, Engine, Facets, FrameInfo, Leases, RebuildReport, Receipt, Spilled, Statistics,
-    StoreError, Stored, Tail, TailItem, TallyRow, VerifyReport, dump, spill, spill_with, verify,
-    verify_with,
+    Decision, Dump, Engine, Facets, FrameInfo, Leases, Notice, NoticeTaker, RebuildReport, Receipt,
+    Spilled, Statistics, StoreError, Stored, Tail, TailItem, TallyRow, VerifyReport, dump, spill,
+    spill_with, verify, verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, AUTO_REPLAY, Act, Action, Attempt, Cause, Completion,
@@ -72,7 +72,7 @@ pub use entry::{
 };
 pub use env::{
     CrashMode, Disk, Env, Fault, FaultKind, File, Lie, Lock, Mapped, Memory, NameKind, OpenMode,
-    Operation, OperationKind, Simulated, read_exact_at, write_all_at,
+    Operation, OperationKind, Simulated, Watch, read_exact_at, write_all_at,
 };
 pub use error::{Damage, DamageKind, DlqError, DlqResult, Error, Result};
 pub use log::OpenReport;
@@ -82,16 +82,17 @@ pub use log::planted;
 pub use memory::MemoryRepository;
 pub use replay::{Handlers, Outcome, ReplayAttempt, ReplayHandler, Verdict};
 pub use repository::{
-    CleanupStats, FailedOperationRepository, Leased, Released, Resolution, SlaThresholds,
-    TurnedOver,
+    CleanupStats, FailedOperationRepository, Leased, Maintained, Maintenance, Released, Resolution,
+    SlaThresholds, Sweep, TurnedOver,
 };
 pub use service::{
     AuditRecord, CallerContext, CleanupResult, DlqBatchReplayStats, DlqEntryResult, DlqEvent,
     DlqRecoveryResult, DlqService, DlqServiceBuilder, DlqThrottleBatchReplayResult,
     DlqThrottleReplayResult, DomainCounters, EarlyStop, EntryPage, Health, HealthStatus, History,
-    ListRequest, OutboxStats, PurgeSelection, QueuedReceipt, Reached, ReplayOptions, ReplayPreview,
-    ResolveBatchResult, ResolveError, ResolveRequest, ResolveResult, RetryResult, ServiceStats,
-    Skip, StoreMode, StoreOptions, TestEntry, get_dlq_service, reset_dlq_service, store_to_dlq,
+    Job, JobStats, ListRequest, OutboxStats, PurgeSelection, QueuedReceipt, Reached, ReplayOptions,
+    ReplayPreview, ResolveBatchResult, ResolveError, ResolveRequest, ResolveResult, RetryResult,
+    ScheduleStats, ServiceStats, Skip, StoreMode, StoreOptions, TestEntry, get_dlq_service,
+    reset_dlq_service, store_to_dlq,
 };
 pub use settings::default_dir;
 pub use throttle::{

@@ -2,13 +2,13 @@
 //! the tests of host applications. Nothing here survives the process.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::config::{Config, Durability};
 use crate::engine::{
-    Accounting, BatchError, Changed, Decision, Facets, Leases, Spilled, Statistics, StoreError,
-    Stored, TallyRow,
+    Accounting, BatchError, Changed, Decision, Facets, Leases, Notice, NoticeTaker, NoticeTakers,
+    Spilled, Statistics, StoreError, Stored, TallyRow,
 };
 use crate::entry::{Cause, Entry, EntryId, Filter, NewFailure, Order, Page, Status, Timestamp};
 use crate::env::{Disk, Env};
@@ -37,6 +37,7 @@ struct Shared {
     config: Config,
     env: Arc<dyn Env>,
     leases: Leases,
+    takers: NoticeTakers,
     /// Guards the right to change entries; one caller at a time decides.
     turn: Mutex<()>,
     /// Guards the entries; never held while somebody decides.
@@ -70,7 +71,8 @@ impl MemoryRepository {
     pub fn with(config: Config, env: Arc<dyn Env>) -> Self {
         let leases = Leases::new(env.random());
         let (turn, table) = (Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { config, env, leases, turn, table }) }
+        let takers = NoticeTakers::default();
+        Self { shared: Arc::new(Shared { config, env, leases, takers, turn, table }) }
     }
 
     fn table(&self) -> Result<MutexGuard<'_, Table>> {
@@ -92,6 +94,10 @@ impl MemoryRepository {
             Order::Oldest => matching.skip(skip).take(page.limit).cloned().collect(),
         };
         Ok(page)
+    }
+
+    fn tell(&self, notice: Notice) {
+        self.shared.takers.tell(|| Notice { at: self.now(), ..notice });
     }
 
     /// Checks a batch and numbers it; nothing is stored if one of it is refused.
@@ -170,7 +176,13 @@ impl FailedOperationRepository for MemoryRepository {
         table.accounting.offered += offered;
         match prepared {
             Ok(entries) => {
-                Ok(entries.into_iter().map(|entry| table.insert(entry, durability)).collect())
+                let mut notice = Notice { is_stored: true, ..Notice::default() };
+                entries.iter().for_each(|entry| notice.add(entry));
+                let stored = entries.into_iter().map(|entry| table.insert(entry, durability));
+                let stored = stored.collect();
+                drop(table);
+                self.tell(notice);
+                Ok(stored)
             }
             Err(source) => {
                 table.accounting.refused += offered;
@@ -280,6 +292,7 @@ impl FailedOperationRepository for MemoryRepository {
         }
         let now = self.now();
         let mut table = self.table()?;
+        let mut notice = Notice::default();
         let mut done: HashMap<u64, Changed> = HashMap::new();
         let mut changed = Vec::with_capacity(ids.len());
         for (entry, decision) in decided {
@@ -298,17 +311,22 @@ impl FailedOperationRepository for MemoryRepository {
                     entry.set_state(state);
                     table.tally(&entry, cause);
                     table.entries.insert(id, entry.clone());
+                    notice.is_changed = true;
+                    notice.add(&entry);
                     Changed::Changed(Box::new(entry))
                 }
                 Decision::Remove(cause) => {
                     table.remove(&entry, cause);
                     entry.drop_payloads();
+                    notice.is_changed = true;
                     Changed::Removed(Box::new(entry))
                 }
             };
             done.insert(id, outcome.clone());
             changed.push(outcome);
         }
+        drop(table);
+        self.tell(notice);
         Ok(changed)
     }
 
@@ -344,5 +362,10 @@ impl FailedOperationRepository for MemoryRepository {
         let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.closed = true;
         Ok(())
+    }
+
+    fn tell_changes(&self, taker: Weak<dyn NoticeTaker>) -> bool {
+        self.shared.takers.add(taker);
+        true
     }
 }

@@ -2,20 +2,22 @@
 //!
 //! A repository brings few primitives: create, find, count, change many, a clock and a table of
 //! leases. Everything else follows from them here, the same for all: see `read` for the
-//! questions, `replay` for leases and attempts, `write` for operators and maintenance.
+//! questions, `replay` for leases and attempts, `write` for operators, `sweep` for what ages.
 
 mod of_engine;
 mod read;
 mod replay;
+mod sweep;
 mod write;
 
 use std::fmt::Debug;
+use std::sync::Weak;
 use std::time::Duration;
 
 use crate::config::Durability;
 use crate::engine::{
-    Accounting, BatchError, Changed, Decision, Facets, Leases, Spilled, Statistics, StoreError,
-    Stored, TallyRow,
+    Accounting, BatchError, Changed, Decision, Facets, Leases, NoticeTaker, Spilled, Statistics,
+    StoreError, Stored, TallyRow,
 };
 use crate::entry::{
     Act, Completion, Entry, EntryId, Filter, NewFailure, Page, ReplayType, Status, Timestamp,
@@ -26,6 +28,7 @@ pub(crate) use read::days_before;
 pub use read::{CleanupStats, SlaThresholds};
 pub use replay::{Leased, Released, TurnedOver};
 pub(crate) use replay::{due, end_leases, lease_of, millis};
+pub use sweep::{Maintained, Maintenance, Sweep};
 pub(crate) use write::CHANGES_AT_ONCE;
 pub use write::Resolution;
 
@@ -488,7 +491,7 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
     ///
     /// As [`change_all`](Self::change_all).
     fn expire(&self, before: Timestamp, chunk: usize, act: Option<&Act>) -> Result<u64> {
-        write::expire(self, before, chunk, act)
+        sweep::sweep_all(self, Sweep::Expire, before, chunk, act)
     }
 
     /// Archives the entries that stand in a final status since before `before`, in chunks;
@@ -504,7 +507,7 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
         chunk: usize,
         act: Option<&Act>,
     ) -> Result<u64> {
-        write::archive_before(self, status, before, chunk, act)
+        sweep::sweep_all(self, Sweep::Archive(status), before, chunk, act)
     }
 
     /// Purges archived entries by id. All are checked first; ids that do not exist are not
@@ -524,6 +527,57 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
     ///
     /// As [`change_all`](Self::change_all).
     fn purge_archived_before(&self, before: Timestamp, chunk: usize) -> Result<u64> {
-        write::purge_archived_before(self, before, chunk)
+        sweep::sweep_all(self, Sweep::Purge, before, chunk, None)
+    }
+
+    // What runs by itself.
+
+    /// Does a part of a sweep: of the entries whose time came before `before`, the oldest, at most
+    /// `limit`. Answers with how many it changed; when these are `limit`, there may be more.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn sweep(
+        &self,
+        sweep: Sweep,
+        before: Timestamp,
+        limit: usize,
+        act: Option<&Act>,
+    ) -> Result<u64> {
+        sweep::sweep_some(self, sweep, before, limit, act)
+    }
+
+    /// A time after `from` such that a sweep before it finds something, and one that is `within`
+    /// earlier finds nothing, as things stand. `None` when no entry would ever be found.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn next_sweep(
+        &self,
+        sweep: Sweep,
+        from: Timestamp,
+        within: Duration,
+    ) -> Result<Option<Timestamp>> {
+        sweep::next_sweep(self, sweep, from, within)
+    }
+
+    /// Does a bounded part of this work on itself. `None` when the repository has no such work, or
+    /// none with its settings; it is not asked again then.
+    ///
+    /// # Errors
+    ///
+    /// What the work failed with; nothing acknowledged is lost by it.
+    fn maintain(&self, maintenance: Maintenance) -> Result<Option<Maintained>> {
+        let _ = maintenance;
+        Ok(None)
+    }
+
+    /// Tells this planner of every change from now on, as long as somebody keeps it. False when
+    /// the repository never tells; the planner then looks for itself from time to time.
+    fn tell_changes(&self, taker: Weak<dyn NoticeTaker>) -> bool {
+        let _ = taker;
+        false
     }
 }

@@ -94,6 +94,35 @@ pub struct DlqConfig {
     pub archive_older_than_days: u32,
     /// Days after which archived entries are purged. Default 90, from 30 to 730.
     pub purge_older_than_days: u32,
+    /// How often a failed sweep that archives is tried again before its next turn. Default 2, at
+    /// most 10.
+    pub archive_dlq_max_retries: u32,
+    /// Seconds before it is tried again. Default 300, from 10 to 1800.
+    pub archive_dlq_retry_delay: u32,
+    /// How often a failed sweep that purges is tried again before its next turn. Default 1, at
+    /// most 3.
+    pub purge_dlq_max_retries: u32,
+    /// Seconds before it is tried again. Default 600, from 60 to 3600.
+    pub purge_dlq_retry_delay: u32,
+    /// Whether a running service lets entries age and looks after its store by itself. Default
+    /// true. The intervals that follow are in seconds, 0 is never; each says how much time lies
+    /// between two sweeps at least, and nothing happens while there is nothing to do.
+    pub scheduler_enabled: bool,
+    /// Between two sweeps that expire pending entries. Default 60, at most a day.
+    pub expire_interval: u32,
+    /// Between two sweeps that release entries whose replay was cut off. Default 900, at most a
+    /// day.
+    pub release_interval: u32,
+    /// Between two sweeps that archive entries at their end. Default a day, at most 30.
+    pub archive_interval: u32,
+    /// Between two sweeps that delete archived entries for good. Default a week, at most 30 days.
+    pub purge_interval: u32,
+    /// Between two looks whether the store is over its limits. Default 60, at most a day.
+    pub overflow_interval: u32,
+    /// Between two sweeps that let summaries of evicted entries age. Default a day, at most 30.
+    pub summaries_interval: u32,
+    /// After a change, before a checkpoint is written. Default 300, at most a day.
+    pub checkpoint_interval: u32,
     /// Entries between two looks at the throttle. Default 10, from 1 to 1000.
     pub throttle_replay_batch_size: u32,
     /// The longest that a replay waits for the throttle before it stops early, in milliseconds.
@@ -157,6 +186,18 @@ impl Default for DlqConfig {
             sla_thresholds_by_domain: BTreeMap::new(),
             archive_older_than_days: 30,
             purge_older_than_days: 90,
+            archive_dlq_max_retries: 2,
+            archive_dlq_retry_delay: 300,
+            purge_dlq_max_retries: 1,
+            purge_dlq_retry_delay: 600,
+            scheduler_enabled: true,
+            expire_interval: 60,
+            release_interval: 15 * 60,
+            archive_interval: 24 * 60 * 60,
+            purge_interval: 7 * 24 * 60 * 60,
+            overflow_interval: 60,
+            summaries_interval: 24 * 60 * 60,
+            checkpoint_interval: 5 * 60,
             throttle_replay_batch_size: 10,
             throttle_replay_interval_ms: 100,
             throttle_window_max: 64,
@@ -293,6 +334,18 @@ mod tests {
         ("sla_thresholds_by_domain", &["", "a=1,b=720"], &["a=0", "a=721"]),
         ("archive_older_than_days", &["1", "365"], &["0", "366"]),
         ("purge_older_than_days", &["30", "730"], &["29", "731"]),
+        ("archive_dlq_max_retries", &["0", "10"], &["11", "-1"]),
+        ("archive_dlq_retry_delay", &["10", "1800"], &["9", "1801"]),
+        ("purge_dlq_max_retries", &["0", "3"], &["4", "-1"]),
+        ("purge_dlq_retry_delay", &["60", "3600"], &["59", "3601"]),
+        ("scheduler_enabled", &["true", "false"], &["", "1", "yes"]),
+        ("expire_interval", &["0", "1", "86400"], &["86401", "-1"]),
+        ("release_interval", &["0", "1", "86400"], &["86401", "-1"]),
+        ("archive_interval", &["0", "1", "2592000"], &["2592001", "-1"]),
+        ("purge_interval", &["0", "1", "2592000"], &["2592001", "-1"]),
+        ("overflow_interval", &["0", "1", "86400"], &["86401", "-1"]),
+        ("summaries_interval", &["0", "1", "2592000"], &["2592001", "-1"]),
+        ("checkpoint_interval", &["0", "1", "86400"], &["86401", "-1"]),
         ("throttle_replay_batch_size", &["1", "1000"], &["0", "1001"]),
         ("throttle_replay_interval_ms", &["10", "10000"], &["9", "10001"]),
         ("throttle_window_max", &["1", "1000"], &["0", "1001"]),

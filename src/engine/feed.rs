@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use super::bell::Bell;
 use super::lock;
+use super::notice::{Notice, NoticeTakers};
 use super::store::Reservations;
+use crate::entry::Timestamp;
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::format::{Tally, Totals};
 use crate::index::Catalog;
@@ -23,8 +27,11 @@ pub(super) struct Feed {
     refused: Arc<AtomicU64>,
     /// Guards the counts as of the last committed group.
     counted: Mutex<Counted>,
-    /// Told of every group, and of those with changes.
-    tickers: [Option<Sender<()>>; 2],
+    bell: Arc<Bell>,
+    /// Wakes the compactor when entries changed.
+    compact: Option<Sender<()>>,
+    env: Arc<dyn Env>,
+    pub takers: NoticeTakers,
 }
 
 /// Everything that is counted.
@@ -55,7 +62,9 @@ impl Feed {
         (totals, tallies): (Totals, Tallies),
         keys: Arc<Reservations>,
         refused: Arc<AtomicU64>,
-        tickers: [Option<Sender<()>>; 2],
+        bell: Arc<Bell>,
+        env: Arc<dyn Env>,
+        compact: Option<Sender<()>>,
     ) -> Self {
         Self {
             phase: Mutex::new(Phase::Idle),
@@ -63,7 +72,10 @@ impl Feed {
             keys,
             refused,
             counted: Mutex::new(Counted { totals, tallies }),
-            tickers,
+            bell,
+            compact,
+            env,
+            takers: NoticeTakers::default(),
         }
     }
 
@@ -185,11 +197,13 @@ impl Observer for Feed {
                 self.keys.release(key);
             }
         }
+        let at = || Timestamp(self.env.wall_ms());
+        self.takers.tell(|| Notice { at: at(), ..Notice::of(records) });
+        self.bell.ring();
         let changed = records.iter().any(|record| matches!(record.row, Row::Change { .. }));
-        let [every, of_changes] = &self.tickers;
-        for ticker in every.iter().chain(of_changes.iter().filter(|_| changed)) {
+        if let Some(compact) = self.compact.as_ref().filter(|_| changed) {
             // A full channel means that the thread is awake anyway.
-            let _ = ticker.try_send(());
+            let _ = compact.try_send(());
         }
     }
 

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::bell::Bell;
 use super::compact::Step;
 use super::{Inner, lock};
 use crate::config::Durability;
 use crate::error::{Error, Result};
 
-/// Fallback files of other processes come home at the latest this long after they were named.
-const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
 /// However many groups are committed, the folder is not listed again before this time.
 const DRAIN_PAUSE_MS: u64 = 500;
+/// The pause after a failure doubles up to this.
+const DRAIN_PAUSE_MAX_MS: u64 = 60_000;
 
 /// After a failure compaction is tried again after this time.
 const COMPACT_RETRY_MS: u64 = 1000;
@@ -23,36 +24,40 @@ const COMPACT_RETRY_MS: u64 = 1000;
 /// changes cost one look.
 const COMPACT_PAUSE: Duration = Duration::from_secs(1);
 
-/// The threads of one engine. All end when their channels close.
+/// The threads of one engine. All end when the channel that stops them closes.
 #[derive(Debug)]
 pub(super) struct Threads {
     /// Guards the ends that keep the threads alive.
     running: Mutex<Vec<JoinHandle<()>>>,
     flush: Mutex<Option<Sender<()>>>,
-    upkeep: Mutex<Option<Sender<()>>>,
+    bell: Arc<Bell>,
     compact: Mutex<Option<Sender<()>>>,
     stop: Mutex<Option<Sender<()>>>,
     stopped: Receiver<()>,
     flush_inbox: Receiver<()>,
-    upkeep_inbox: Receiver<()>,
     compact_inbox: Receiver<()>,
+}
+
+/// When the fallback folder is listed next.
+struct Drain {
+    wanted: bool,
+    not_before_ms: u64,
+    pause_ms: u64,
 }
 
 impl Default for Threads {
     fn default() -> Self {
         let (flush, flush_inbox) = bounded(1);
-        let (upkeep, upkeep_inbox) = bounded(1);
         let (compact, compact_inbox) = bounded(1);
         let (stop, stopped) = bounded(0);
         Self {
             running: Mutex::default(),
             flush: Mutex::new(Some(flush)),
-            upkeep: Mutex::new(Some(upkeep)),
+            bell: Arc::default(),
             compact: Mutex::new(Some(compact)),
             stop: Mutex::new(Some(stop)),
             stopped,
             flush_inbox,
-            upkeep_inbox,
             compact_inbox,
         }
     }
@@ -60,8 +65,13 @@ impl Default for Threads {
 
 impl Threads {
     /// Tells the upkeep thread that a group was committed.
-    pub fn ticker(&self) -> Option<Sender<()>> {
-        lock(&self.upkeep).clone()
+    pub fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.bell)
+    }
+
+    /// Tells the compactor that entries changed.
+    pub fn compact_ticker(&self) -> Option<Sender<()>> {
+        lock(&self.compact).clone()
     }
 
     /// Starts the threads.
@@ -69,6 +79,7 @@ impl Threads {
         let flusher = Arc::clone(inner);
         let keeper = Arc::clone(inner);
         let compactor = Arc::clone(inner);
+        self.bell.watch(&*inner.env, &inner.config.fallback_dir());
         self.spawn(inner, "deadletter-flush", move || flusher.run_flush())?;
         self.spawn(inner, "deadletter-upkeep", move || keeper.run_upkeep())?;
         self.spawn(inner, "deadletter-compact", move || compactor.run_compact())
@@ -97,21 +108,12 @@ impl Threads {
         }
     }
 
-    /// Tells the compactor that entries changed.
-    pub fn compact_ticker(&self) -> Option<Sender<()>> {
-        lock(&self.compact).clone()
-    }
-
-    fn is_running(&self) -> bool {
-        matches!(self.stopped.try_recv(), Err(error) if error.is_empty())
-    }
-
     /// Ends the threads and waits for them.
     pub fn stop(&self) {
         drop(lock(&self.stop).take());
         drop(lock(&self.flush).take());
-        drop(lock(&self.upkeep).take());
         drop(lock(&self.compact).take());
+        self.bell.ring();
         let running = std::mem::take(&mut *lock(&self.running));
         for handle in running {
             // The last handle may be dropped by one of the threads itself.
@@ -147,21 +149,45 @@ impl Inner {
         if let Err(error) = self.catalog() {
             tracing::warn!(%error, "the index could not be loaded; the next query tries again");
         }
-        let mut drained_ms = None;
-        while self.await_tick() {
+        let bell = &self.threads.bell;
+        let mut drain = Drain { wanted: true, not_before_ms: 0, pause_ms: DRAIN_PAUSE_MS };
+        loop {
+            bell.begin();
+            if self.is_stopping() {
+                return;
+            }
             if let Err(error) = self.prepare_ahead() {
                 tracing::warn!(%error, "the next segment could not be prepared");
             }
-            // Groups come thousands of times a second; the folder is not listed for each.
-            let now = self.env.monotonic_ms();
-            let waits = drained_ms.is_some_and(|last| now < last + DRAIN_PAUSE_MS);
-            if !waits {
-                drained_ms = Some(now);
-                if let Err(error) = self.drain() {
-                    tracing::warn!(%error, "fallback files could not be brought home");
-                }
+            let timeout = self.drain_if_due(&mut drain);
+            let has_come = bell.wait(timeout);
+            drain.wanted = true;
+            // Whoever put a file there may wait for it; groups come thousands of times a second.
+            if has_come && drain.pause_ms == DRAIN_PAUSE_MS {
+                drain.not_before_ms = 0;
             }
         }
+    }
+
+    /// Brings fallback files home if it is time. Answers with how long it may sleep.
+    fn drain_if_due(&self, drain: &mut Drain) -> Option<Duration> {
+        let now_ms = self.env.monotonic_ms();
+        if drain.wanted && now_ms >= drain.not_before_ms {
+            let drained = self.drain();
+            // A latched log takes nothing until it is opened again, so there is nothing to retry.
+            drain.wanted =
+                drained.is_err() && self.commit().is_ok_and(|log| log.failure().is_none());
+            drain.pause_ms = match &drained {
+                Ok(_) => DRAIN_PAUSE_MS,
+                Err(_) => (drain.pause_ms * 2).min(DRAIN_PAUSE_MAX_MS),
+            };
+            drain.not_before_ms = now_ms.saturating_add(drain.pause_ms);
+            if let Err(error) = drained {
+                tracing::warn!(%error, "fallback files could not be brought home");
+            }
+        }
+        let wait_ms = drain.not_before_ms.saturating_sub(now_ms).max(1);
+        drain.wanted.then(|| Duration::from_millis(wait_ms))
     }
 
     /// Gives space back whenever changes were committed, and when removed bytes are due to go.
@@ -184,7 +210,8 @@ impl Inner {
             }
             due = self.compact_until_idle();
             // More groups are likely to come; one look serves all of them.
-            if self.threads.stopped.recv_timeout(COMPACT_PAUSE) != Err(RecvTimeoutError::Timeout) {
+            let stopped = self.threads.stopped.recv_timeout(COMPACT_PAUSE);
+            if stopped != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         }
@@ -193,7 +220,7 @@ impl Inner {
     /// Compacts until there is nothing to do; answers when there may be, by the monotonic clock.
     fn compact_until_idle(&self) -> Option<u64> {
         loop {
-            if !self.threads.is_running() {
+            if self.is_stopping() {
                 return None;
             }
             match self.compact_step(false) {
@@ -207,19 +234,14 @@ impl Inner {
         }
     }
 
-    /// Waits for a group or for the time to look for fallback files; false when it is over.
-    fn await_tick(&self) -> bool {
-        crossbeam_channel::select! {
-            recv(self.threads.stopped) -> _ => false,
-            recv(self.threads.upkeep_inbox) -> _ => true,
-            default(DRAIN_INTERVAL) => true,
-        }
+    fn is_stopping(&self) -> bool {
+        matches!(self.threads.stopped.try_recv(), Err(error) if error.is_disconnected())
     }
 
     fn prepare_ahead(&self) -> Result<()> {
         let Some(preparer) = &self.preparer else { return Ok(()) };
         preparer.want_next(self.segments.active_number());
-        while preparer.is_due() && self.threads.is_running() {
+        while preparer.is_due() && !self.is_stopping() {
             preparer.step()?;
         }
         Ok(())

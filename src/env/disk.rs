@@ -15,6 +15,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{Mode, OFlags};
 
 use super::{Env, File, LOCK_NOTE_BYTES_MAX, Lock, Mapped, NameKind, OpenMode};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use super::{Watch, watch::FolderWatch};
 
 /// Files hold the payloads of others: their owner alone may read them.
 const FILE_MODE: u32 = 0o600;
@@ -147,6 +149,11 @@ impl Env for Disk {
             Err(fs::TryLockError::WouldBlock) => Ok(true),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn watch(&self, dir: &Path) -> io::Result<Option<Box<dyn Watch>>> {
+        Ok(Some(Box::new(FolderWatch::new(dir)?)))
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {

@@ -4,7 +4,9 @@
 //! (all of its files are synced after it); a snapshot half written when a process died keeps it
 //! from opening (such files are deleted first); batches and transactions stop every reader in the
 //! process (plain inserts and removes only); it may panic on damaged files (each call is contained,
-//! and the first panic or error turns the index off).
+//! and the first panic or error turns the index off); its pool of seven threads, one for the
+//! process, never ends and looks for work once a second (nothing is done about it; an index in
+//! memory has none).
 //!
 //! Invariant: an index that is off forgets everything and refuses nothing.
 #![allow(

@@ -1,12 +1,13 @@
 //! The engine as a repository.
 
+use std::sync::Weak;
 use std::time::Duration;
 
-use super::FailedOperationRepository;
+use super::{FailedOperationRepository, Maintained, Maintenance};
 use crate::config::Durability;
 use crate::engine::{
-    Accounting, BatchError, Changed, Decision, Engine, Facets, Leases, Spilled, Statistics,
-    StoreError, Stored, TallyRow,
+    Accounting, BatchError, Changed, Decision, Engine, Facets, Leases, NoticeTaker, Spilled,
+    Statistics, StoreError, Stored, TallyRow,
 };
 use crate::entry::{Entry, EntryId, Filter, NewFailure, Page, Status, Timestamp};
 use crate::error::{Error, Result};
@@ -106,5 +107,20 @@ impl FailedOperationRepository for Engine {
 
     fn close(&self) -> Result<()> {
         Self::close(self)
+    }
+
+    fn maintain(&self, maintenance: Maintenance) -> Result<Option<Maintained>> {
+        match maintenance {
+            Maintenance::Checkpoint => {
+                let items = u64::from(self.checkpoint_if_changed()?);
+                Ok(Some(Maintained { items, next_at: None }))
+            }
+            Maintenance::Evict | Maintenance::AgeSummaries => Ok(None),
+        }
+    }
+
+    fn tell_changes(&self, taker: Weak<dyn NoticeTaker>) -> bool {
+        Self::tell_changes(self, taker);
+        true
     }
 }

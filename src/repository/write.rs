@@ -1,12 +1,9 @@
-//! What operators and maintenance do to entries, over any repository.
+//! What operators do to entries, over any repository.
 
 use super::FailedOperationRepository;
-use super::read::{aged, expired, oldest};
 use super::replay::{end_leases, lease_of};
 use crate::engine::{Changed, Decision};
-use crate::entry::{
-    Act, Cause, EntryId, Filter, Page, State, Status, Timestamp, keep_unless_empty,
-};
+use crate::entry::{Act, Cause, EntryId, State, Status, keep_unless_empty};
 use crate::error::{Error, Result};
 
 /// Entries that one change returns with their payloads, of which each may have some MiB.
@@ -122,38 +119,6 @@ pub fn delete<R: FailedOperationRepository + ?Sized>(repository: &R, id: EntryId
     Ok(count(&changed) == 1)
 }
 
-pub fn expire<R: FailedOperationRepository + ?Sized>(
-    repository: &R,
-    before: Timestamp,
-    chunk: usize,
-    act: Option<&Act>,
-) -> Result<u64> {
-    sweep(repository, &expired(before), chunk, &mut |state| {
-        let from = state.status;
-        let cause = state.expire();
-        record(repository, state, act, "expire", from);
-        Some(cause)
-    })
-}
-
-pub fn archive_before<R: FailedOperationRepository + ?Sized>(
-    repository: &R,
-    status: Status,
-    before: Timestamp,
-    chunk: usize,
-    act: Option<&Act>,
-) -> Result<u64> {
-    if !status.is_terminal() || status == Status::Archived {
-        return Ok(0);
-    }
-    sweep(repository, &aged(status, before), chunk, &mut |state| {
-        let from = state.status;
-        let cause = state.archive();
-        record(repository, state, act, "archive", from);
-        Some(cause)
-    })
-}
-
 pub fn purge_archived<R: FailedOperationRepository + ?Sized>(
     repository: &R,
     ids: &[EntryId],
@@ -180,47 +145,8 @@ pub fn purge_archived<R: FailedOperationRepository + ?Sized>(
     Ok(gone.len() as u64)
 }
 
-pub fn purge_archived_before<R: FailedOperationRepository + ?Sized>(
-    repository: &R,
-    before: Timestamp,
-    chunk: usize,
-) -> Result<u64> {
-    sweep(repository, &aged(Status::Archived, before), chunk, &mut |_| None)
-}
-
-/// Changes all entries that match, chunk by chunk, each if it still matches when its turn comes;
-/// an entry for which `change` gives no cause is purged.
-fn sweep<R: FailedOperationRepository + ?Sized>(
-    repository: &R,
-    filter: &Filter,
-    chunk: usize,
-    change: &mut dyn FnMut(&mut State) -> Option<Cause>,
-) -> Result<u64> {
-    let mut total = 0;
-    let mut after = None;
-    loop {
-        let page = Page { after, ..oldest(chunk.max(1)) };
-        let ids = repository.select(filter, page)?;
-        let Some(last) = ids.last() else { return Ok(total) };
-        after = Some(*last);
-        for ids in ids.chunks(CHANGES_AT_ONCE) {
-            let changed = repository.change_all(ids, &mut |entry| {
-                if !entry.matches(filter) {
-                    return Ok(Decision::Keep);
-                }
-                let mut state = entry.state();
-                Ok(match change(&mut state) {
-                    Some(cause) => Decision::Change(Box::new(state), cause),
-                    None => Decision::Remove(Cause::Purged),
-                })
-            })?;
-            total += count(&changed);
-        }
-    }
-}
-
 /// Writes an operator's act down, if it was one's.
-fn record<R: FailedOperationRepository + ?Sized>(
+pub fn record<R: FailedOperationRepository + ?Sized>(
     repository: &R,
     state: &mut State,
     act: Option<&Act>,
@@ -233,7 +159,7 @@ fn record<R: FailedOperationRepository + ?Sized>(
 }
 
 /// How many entries were changed or removed.
-fn count(changed: &[Changed]) -> u64 {
+pub fn count(changed: &[Changed]) -> u64 {
     let done = |changed: &&Changed| matches!(changed, Changed::Changed(_) | Changed::Removed(_));
     changed.iter().filter(done).count() as u64
 }

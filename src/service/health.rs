@@ -32,7 +32,8 @@ pub struct Health {
 pub enum HealthStatus {
     /// Failures are stored.
     Ok,
-    /// Failures go to fallback files, or settings are not what was asked for.
+    /// Failures go to fallback files, settings are not what was asked for, or what should run by
+    /// itself keeps failing.
     Degraded,
     /// The settings say that nothing is stored.
     Disabled,
@@ -49,12 +50,14 @@ pub(super) enum Trouble {
     Open,
     /// The store is open and does not take failures.
     Store,
+    /// What runs by itself fails again and again.
+    Schedule,
 }
 
 /// What is wrong right now, and since when things are as they are.
 #[derive(Debug)]
 pub(super) struct Condition {
-    troubles: [Option<(String, &'static str)>; 3],
+    troubles: [Option<(String, &'static str)>; 4],
     status: HealthStatus,
     since: Timestamp,
     pub closed: bool,
@@ -65,7 +68,14 @@ pub(super) struct Condition {
 impl Condition {
     pub fn new(since: Timestamp, enabled: bool) -> Self {
         let status = if enabled { HealthStatus::Ok } else { HealthStatus::Disabled };
-        Self { troubles: [None, None, None], status, since, closed: false, spilled: 0, refused: 0 }
+        Self {
+            troubles: [None, None, None, None],
+            status,
+            since,
+            closed: false,
+            spilled: 0,
+            refused: 0,
+        }
     }
 
     /// Notes a trouble, or that it is healed.
@@ -140,6 +150,7 @@ fn hint(error: &Error) -> &'static str {
         Error::NotAStore { .. } => "name another directory; nothing was changed in this one",
         Error::Version { .. } => "use a newer build; nothing was changed",
         Error::Damaged(_) => "look at the damage with deadletter verify",
+        Error::Panicked { .. } => "this is a bug; please report it, and restart the process",
         Error::Closed => "open the store again",
         Error::QueueFull { .. } | Error::IndexNotReady { .. } => "wait; it ends by itself",
         _ => "look at the disk: its free space, its rights, the log of the system",

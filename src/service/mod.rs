@@ -2,7 +2,7 @@
 //!
 //! `store` takes failures in, at once or through the `outbox`; `query` finds them, `entry` acts on
 //! single ones, `replay` runs handlers and `retry` runs one because a person says so,
-//! `maintenance` lets entries age. `open` knows the way to the repository, `health` what is wrong.
+//! `maintenance` lets entries age, `schedule` by itself. `open` knows the way to the repository, `health` what is wrong.
 //! Everything that happens is told to the listeners (`event`), at once or when a `caller` is done.
 
 mod caller;
@@ -18,13 +18,14 @@ mod receipt;
 mod replay;
 mod result;
 mod retry;
+mod schedule;
 mod store;
 mod test_entry;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use crate::config::{Background, Config, DlqConfig};
@@ -49,6 +50,7 @@ pub use replay::{
 };
 pub use result::{DlqEntryResult, Reached};
 pub use retry::RetryResult;
+pub use schedule::{Job, JobStats, ScheduleStats};
 pub use store::{StoreMode, StoreOptions};
 pub use test_entry::TestEntry;
 
@@ -56,12 +58,14 @@ use event::Listeners;
 use health::{Condition, Trouble};
 use open::{Access, Source};
 use outbox::Outbox;
+use schedule::Schedule;
 
 /// Opens a repository in a directory.
 type Opener =
     Arc<dyn Fn(Config, Arc<dyn Env>) -> Result<Arc<dyn FailedOperationRepository>> + Send + Sync>;
 
-/// The dead-letter service. Handles are cheap to clone and share everything. It closes with
+/// The dead-letter service. Handles are cheap to clone and share everything. Once it is in use,
+/// entries age by themselves, see [`DlqService::schedule`]. It closes with
 /// [`DlqService::close`], or when the last handle is dropped; then a repository that the host
 /// brought stays open.
 ///
@@ -86,12 +90,14 @@ pub struct DlqService {
 
 #[derive(Debug)]
 struct Inner {
+    me: Weak<Inner>,
     /// Guards the settings; whoever works takes a copy first.
     config: RwLock<Arc<DlqConfig>>,
     /// The settings are those of the environment, and change with it while the store is closed.
     follows_settings: AtomicBool,
     access: Access,
     outbox: Outbox,
+    schedule: Schedule,
     handlers: Handlers,
     listeners: Listeners,
     replay: replay::Kept,
@@ -164,7 +170,7 @@ impl DlqServiceBuilder {
         self
     }
 
-    /// With [`Background::Manual`] no thread is started; the host calls [`DlqService::step`].
+    /// With [`Background::Manual`] no thread is started and nothing runs by itself; the host calls [`DlqService::step`].
     pub fn background(mut self, background: Background) -> Self {
         self.background = background;
         self
@@ -182,11 +188,15 @@ impl DlqServiceBuilder {
         let mut condition = Condition::new(access.now(), config.enabled);
         condition.set(Trouble::Settings, error.as_ref());
         condition.settle(config.enabled, access.now());
-        let inner = Arc::new(Inner {
+        let threaded = background == Background::Threads;
+        let schedule = Schedule::new(threaded, &config);
+        let inner = Arc::new_cyclic(|me| Inner {
+            me: Weak::clone(me),
             config: RwLock::new(Arc::new(config)),
             follows_settings,
             access,
-            outbox: Outbox::new(background == Background::Threads),
+            outbox: Outbox::new(threaded),
+            schedule,
             handlers: Handlers::default(),
             listeners: Listeners::default(),
             replay: replay::Kept::default(),
@@ -242,6 +252,7 @@ impl DlqService {
         self.inner.condition().set(Trouble::Settings, None);
         self.inner.settle_health();
         self.inner.outbox.notify();
+        self.inner.reschedule();
         Ok(())
     }
 
@@ -289,8 +300,9 @@ impl DlqService {
         Ok(self.inner.open()?)
     }
 
-    /// Does a little of the work that no call waits for: writes a batch of the outbox if it is
-    /// due, and lets the repository do its own.
+    /// Does a little of the work that no call waits for: writes a batch of the outbox and does a
+    /// part of each sweep if it is due, and lets the repository do its own. What a sweep fails with
+    /// is in [`schedule`](Self::schedule).
     ///
     /// # Errors
     ///
@@ -301,12 +313,15 @@ impl DlqService {
         }
         self.inner.write_if_due();
         match self.inner.access.current() {
-            Some(repository) => Ok(repository.step()?),
+            Some(repository) => {
+                self.inner.step_schedule(&repository);
+                Ok(repository.step()?)
+            }
             None => Ok(()),
         }
     }
 
-    /// Closes the service for all its handles: takes no more failures, writes what waits in the
+    /// Closes the service for all its handles: ends what runs by itself, takes no more failures, writes what waits in the
     /// outbox, puts what cannot be written in time into fallback files, closes the repository and
     /// frees its lock. Later calls answer [`Error::Closed`]. Closing twice is no error.
     ///
@@ -393,7 +408,9 @@ impl Inner {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.close_outbox(Duration::from_millis(self.config().outbox_join_timeout_ms));
+        let timeout = Duration::from_millis(self.config().outbox_join_timeout_ms);
+        self.close_schedule(timeout);
+        self.close_outbox(timeout);
         let given = self.access.is_given();
         let closed = match self.access.close() {
             Some(repository) if with_given || !given => repository.close(),

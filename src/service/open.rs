@@ -173,7 +173,10 @@ impl Inner {
                     self.note(Trouble::Store, Some(&error));
                     self.give_up(&repository, &error);
                 }
-                _ => return Ok(repository),
+                _ => {
+                    self.schedule_for(&repository);
+                    return Ok(repository);
+                }
             }
         }
         // Only a first opening is waited for: it may be long, and later ones fail often.
@@ -204,6 +207,8 @@ impl Inner {
                 self.condition().set(Trouble::Open, None);
                 self.condition().set(Trouble::Store, None);
                 self.settle_health();
+                self.reschedule();
+                self.schedule_for(&repository);
                 Ok(repository)
             }
             Err((trouble, source)) => {

@@ -1,4 +1,5 @@
-//! A repository that fails when it is told to, with a fallback folder in memory.
+//! A repository that fails when it is told to, with a fallback folder in memory. It tells nobody of
+//! its changes, as one that a host brings may.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,10 @@ pub struct Faulty {
     pub env: Memory,
     /// Nothing can be stored.
     pub stores_fail: AtomicBool,
+    /// No entry can be changed.
+    pub changes_fail: AtomicBool,
+    /// Who changes an entry panics.
+    pub changes_panic: AtomicBool,
     /// Nothing can be spilled.
     pub spills_fail: AtomicBool,
     /// Failures of this type are refused as bad input, others go on.
@@ -37,6 +42,8 @@ impl Faulty {
             memory,
             env,
             stores_fail: AtomicBool::default(),
+            changes_fail: AtomicBool::default(),
+            changes_panic: AtomicBool::default(),
             spills_fail: AtomicBool::default(),
             refused_type: Mutex::default(),
             panic_type: Mutex::default(),
@@ -160,6 +167,10 @@ impl FailedOperationRepository for Faulty {
         ids: &[EntryId],
         decide: &mut dyn FnMut(&Entry) -> Result<Decision>,
     ) -> Result<Vec<Changed>> {
+        assert!(!self.changes_panic.load(Ordering::SeqCst), "as it was told");
+        if self.changes_fail.load(Ordering::SeqCst) {
+            return Err(io_error("write the segment"));
+        }
         self.memory.change_all(ids, decide)
     }
 

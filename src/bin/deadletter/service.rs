@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deadletter::{Act, DlqService, Engine, EntryId, Error, FailedOperationRepository, Page};
+use deadletter::{Act, Background, DlqService, Engine, EntryId, Error, Page};
 
 use crate::args::EntryName;
 use crate::settings::{Context, Work};
@@ -57,9 +57,10 @@ impl Context {
         }
     }
 
-    /// The service over an open store.
+    /// The service over an open store. Nothing runs by itself: a command does what it was told.
     pub fn service_over(&self, engine: Engine) -> DlqService {
-        let repository: Arc<dyn FailedOperationRepository> = Arc::new(engine);
-        DlqService::new(Some(self.service_config()), Some(repository))
+        let builder = DlqService::builder().config(self.service_config());
+        let builder = builder.repository(Arc::new(engine)).background(Background::Manual);
+        builder.build()
     }
 }

@@ -3,6 +3,12 @@
 use super::super::setting::{Setting, number, seconds, seconds_text, setting, share, small, word};
 use super::{DlqConfig, Priority, maps};
 
+/// The longest pause of what somebody may wait for, in seconds: it is for less than a day.
+const DAY: u32 = 24 * 60 * 60;
+/// The longest pause of a sweep over ages that are counted in days; a longer one would matter more
+/// than the age does.
+const MONTH: u32 = 30 * DAY;
+
 pub(super) const TABLE: &[Setting<DlqConfig>] = &[
     setting!(
         "enabled",
@@ -273,6 +279,102 @@ pub(super) const TABLE: &[Setting<DlqConfig>] = &[
         "Days after which archived entries are purged.",
         |text| small(text, 30, 730),
         purge_older_than_days
+    ),
+    setting!(
+        "archive_dlq_max_retries",
+        "2",
+        "0 to 10",
+        "How often a failed sweep that archives is tried again before its next turn.",
+        |text| small(text, 0, 10),
+        archive_dlq_max_retries
+    ),
+    setting!(
+        "archive_dlq_retry_delay",
+        "300",
+        "10 to 1800",
+        "Seconds before it is tried again.",
+        |text| small(text, 10, 1800),
+        archive_dlq_retry_delay
+    ),
+    setting!(
+        "purge_dlq_max_retries",
+        "1",
+        "0 to 3",
+        "How often a failed sweep that purges is tried again before its next turn.",
+        |text| small(text, 0, 3),
+        purge_dlq_max_retries
+    ),
+    setting!(
+        "purge_dlq_retry_delay",
+        "600",
+        "60 to 3600",
+        "Seconds before it is tried again.",
+        |text| small(text, 60, 3600),
+        purge_dlq_retry_delay
+    ),
+    setting!(
+        "scheduler_enabled",
+        "true",
+        "true or false",
+        "Whether a running service lets entries age and looks after its store by itself.",
+        word,
+        scheduler_enabled
+    ),
+    setting!(
+        "expire_interval",
+        "60",
+        "0 to 86400; 0 is never",
+        "Seconds between two sweeps that expire pending entries.",
+        |text| small(text, 0, DAY),
+        expire_interval
+    ),
+    setting!(
+        "release_interval",
+        "900",
+        "0 to 86400; 0 is never",
+        "Seconds between two sweeps that release entries whose replay was cut off.",
+        |text| small(text, 0, DAY),
+        release_interval
+    ),
+    setting!(
+        "archive_interval",
+        "86400",
+        "0 to 2592000; 0 is never",
+        "Seconds between two sweeps that archive entries at their end.",
+        |text| small(text, 0, MONTH),
+        archive_interval
+    ),
+    setting!(
+        "purge_interval",
+        "604800",
+        "0 to 2592000; 0 is never",
+        "Seconds between two sweeps that delete archived entries for good.",
+        |text| small(text, 0, MONTH),
+        purge_interval
+    ),
+    setting!(
+        "overflow_interval",
+        "60",
+        "0 to 86400; 0 is never",
+        "Seconds between two looks whether the store is over its limits.",
+        |text| small(text, 0, DAY),
+        overflow_interval
+    ),
+    setting!(
+        "summaries_interval",
+        "86400",
+        "0 to 2592000; 0 is never",
+        "Seconds between two sweeps that let summaries of evicted entries age.",
+        |text| small(text, 0, MONTH),
+        summaries_interval
+    ),
+    setting!(
+        "checkpoint_interval",
+        "300",
+        "0 to 86400; 0 is never",
+        "Seconds after a change before a checkpoint is written.",
+        |text| small(text, 0, DAY),
+        checkpoint_interval
     ),
     setting!(
         "throttle_replay_batch_size",

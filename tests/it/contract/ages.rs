@@ -1,6 +1,8 @@
 //! Maintenance: expiry, archive, purge. Ages are strict, and what is announced is what is done.
 
-use deadletter::{Cause, Error, Filter, Status, Timestamp};
+use std::time::Duration;
+
+use deadletter::{Cause, Error, Filter, Status, Sweep, Timestamp};
 
 use super::{Fixture, UNKNOWN, act, each, everything, failure, far, status_filter, tally};
 
@@ -27,6 +29,55 @@ fn pending_entries_expire_in_chunks() {
         assert_eq!(f.expire(far(), 100, None).unwrap(), 0);
         assert_eq!(f.status(never), Status::Pending);
         assert_eq!(tally(f, Cause::Expired), 6);
+    });
+}
+
+#[test]
+fn a_part_of_a_sweep_takes_the_oldest_and_no_more_than_its_limit() {
+    each(|f| {
+        let ids: Vec<_> = (0..5).map(|n| f.store(failure().expires_at(Timestamp(n)))).collect();
+        let part = |before, limit| f.sweep(Sweep::Expire, before, limit, Some(&act())).unwrap();
+        assert_eq!(part(far(), 2), 2);
+        let expired = ids.iter().map(|id| f.status(*id) == Status::Expired);
+        assert_eq!(expired.collect::<Vec<_>>(), [true, true, false, false, false]);
+        assert_eq!(f.get(ids[0]).audit[0].actor, act().actor);
+        assert_eq!(part(Timestamp(3), 2), 1, "strictly before");
+        assert_eq!(part(far(), 0), 0);
+        assert_eq!((part(far(), 2), part(far(), 2)), (2, 0));
+        let archive = Sweep::Archive(Status::Expired);
+        assert_eq!(f.sweep(archive, far(), 4, None).unwrap(), 4);
+        assert_eq!(f.sweep(Sweep::Archive(Status::Archived), far(), 4, None).unwrap(), 0);
+        assert_eq!(f.sweep(Sweep::Purge, far(), 3, None).unwrap(), 3);
+        assert_eq!(f.count(&Filter::default()).unwrap(), 2);
+    });
+}
+
+#[test]
+fn the_next_sweep_is_known_as_exactly_as_it_is_asked() {
+    each(|f| {
+        let next = |sweep, from, within_ms| {
+            let within = Duration::from_millis(within_ms);
+            f.next_sweep(sweep, Timestamp(from), within).unwrap().map(|at| at.0)
+        };
+        assert_eq!(next(Sweep::Expire, 0, 1), None);
+        f.store(failure());
+        assert_eq!(next(Sweep::Expire, 0, 1), None, "one that never expires");
+        let id = f.store(failure().expires_at(Timestamp(1_000_000_000)));
+        f.store(failure().expires_at(Timestamp(2_000_000_000)));
+        for from in [0, 17, 999_999_000, 1_000_000_000] {
+            assert_eq!(next(Sweep::Expire, from, 1), Some(1_000_000_001), "from {from}");
+            let roughly = next(Sweep::Expire, from, 60_000).unwrap();
+            assert!((1_000_000_001..1_000_060_001).contains(&roughly), "from {from}: {roughly}");
+        }
+        assert_eq!(next(Sweep::Expire, 5_000_000_000, 10), Some(5_000_000_010), "it is late");
+        assert_eq!(next(Sweep::Archive(Status::Rejected), 0, 1), None);
+        f.put(id, Status::Rejected);
+        let age = f.get(id).age_from().unwrap().0;
+        assert_eq!(next(Sweep::Archive(Status::Rejected), 0, 1), Some(age + 1));
+        assert_eq!(next(Sweep::Archive(Status::Pending), 0, 1), None);
+        f.put(id, Status::Archived);
+        assert_eq!(next(Sweep::Purge, age - 10, 1), Some(f.now().0 + 1));
+        assert_eq!(next(Sweep::Expire, 0, 1), Some(2_000_000_001));
     });
 }
 
