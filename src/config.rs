@@ -3,6 +3,7 @@
 //! One table drives setting by name, checking and the host's own documentation. Nothing here
 //! reads a file or the environment; a host that wants that walks [`Config::SETTINGS`].
 
+mod bounds;
 mod dlq;
 mod setting;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{Limits, Redaction};
 use crate::error::{Error, Result};
 
+pub use bounds::{Bounds, OverflowStrategy};
 pub use dlq::{DlqConfig, Priority};
 pub use setting::Setting;
 
@@ -134,6 +136,8 @@ pub struct Config {
     /// The most bytes that wait in memory under [`Durability::Queued`]. Default 4 MiB, from
     /// 64 KiB to 64 MiB.
     pub queue_bytes_max: u64,
+    /// How many entries may wait. Default as many as come.
+    pub bounds: Bounds,
 }
 
 impl Config {
@@ -290,6 +294,15 @@ impl Config {
             |text| size(text, 64 * KIB, 64 * MIB),
             queue_bytes_max
         ),
+        bounds::MAX_SIZE,
+        bounds::MAX_SIZE_PER_DOMAIN,
+        bounds::OVERFLOW_STRATEGY,
+        bounds::EMERGENCY_PURGE_THRESHOLD,
+        bounds::OVERFLOW_EVICT_BATCH_SIZE,
+        bounds::OVERFLOW_CHECK_INTERVAL,
+        bounds::COMPRESS_STALE_AFTER_DAYS,
+        bounds::COMPRESS_ARCHIVE_AFTER_DAYS,
+        bounds::DOMAIN_PRIORITIES,
     ];
 
     /// The defaults for a store in this directory.
@@ -313,6 +326,7 @@ impl Config {
             redaction: Redaction::default(),
             max_retries: 2,
             queue_bytes_max: 4 * MIB,
+            bounds: Bounds::default(),
         }
     }
 
@@ -353,6 +367,11 @@ impl Config {
         let mut copy = self.clone();
         for setting in Self::SETTINGS {
             copy.set(setting.name, &(setting.read)(self))?;
+        }
+        // A domain in capitals would name no entry.
+        let named = self.bounds.domain_priorities.keys();
+        if let Some(domain) = named.into_iter().find(|it| !copy.bounds.has_priority(it)) {
+            return Err(Error::invalid("domain_priorities", domain, "names of domains"));
         }
         if self.fallback_dir() == self.dir {
             let bound = "another folder than the data directory (dir)";
@@ -422,6 +441,14 @@ words!(
     Normal = "normal",
     Low = "low"
 );
+words!(
+    OverflowStrategy,
+    "overflow strategy",
+    "drop_oldest, reject or compress_oldest",
+    DropOldest = "drop_oldest",
+    Reject = "reject",
+    CompressOldest = "compress_oldest"
+);
 words!(Background, "background", "threads or manual", Threads = "threads", Manual = "manual");
 
 #[cfg(test)]
@@ -453,6 +480,19 @@ mod tests {
         ("deny_keys", &["", "a", "a,b c"], &[]),
         ("max_replay_attempts", &["1", "10"], &["0", "11", "4294967297"]),
         ("queue_bytes_max", &["65536", "67108864"], &["65535", "67108865"]),
+        ("max_size", &["", "1000", "10000000"], &["999", "10000001", "-1"]),
+        ("max_size_per_domain", &["", "100", "1000000"], &["99", "1000001"]),
+        ("overflow_strategy", &["drop_oldest", "reject", "compress_oldest"], &["", "drop"]),
+        ("emergency_purge_threshold", &["0.5", "0.8", "1"], &["0.49", "1.1", "", "NaN"]),
+        ("overflow_evict_batch_size", &["100", "50000"], &["99", "50001"]),
+        ("overflow_check_interval", &["1", "1000"], &["0", "1001"]),
+        ("compress_stale_after_days", &["7", "365"], &["6", "366"]),
+        ("compress_archive_after_days", &["30", "730"], &["29", "731"]),
+        (
+            "domain_priorities",
+            &["", "a=critical,b.c=low"],
+            &["a", "a=high", "4u=low", "a=low,a=low"],
+        ),
     ];
 
     #[test]
@@ -487,6 +527,8 @@ mod tests {
             assert!(!setting.help.is_empty() && !setting.bounds.is_empty());
         }
         config.check().unwrap();
+        config.set("max_size", "0").unwrap();
+        assert_eq!(format!("{config:?}"), wanted, "0 is no limit");
         assert_eq!(config.fallback_dir(), PathBuf::from("/a/fallback"));
     }
 

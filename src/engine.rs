@@ -1,7 +1,8 @@
 //! The engine: the wall between bytes and policy. Opens a store, owns its threads, closes it.
 //!
 //! `store` takes failures in, `load` builds the index beside it, `query` and `read` find entries
-//! again, `change` alters their state or removes them, `tally` counts why, `drain` brings fallback files home. `verify` and `dump`
+//! again, `change` alters their state or removes them, `evict` makes room, `summaries` tells what
+//! is left of what went, `tally` counts why, `drain` brings fallback files home. `verify` and `dump`
 //! look at files without a lock.
 //!
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
@@ -10,12 +11,14 @@
 mod change;
 mod drain;
 mod dump;
+mod evict;
 mod feed;
 mod lease;
 mod load;
 mod query;
 mod read;
 mod store;
+mod summaries;
 mod tail;
 mod tally;
 mod upkeep;
@@ -42,6 +45,7 @@ pub use tail::{Tail, TailItem};
 pub use tally::TallyRow;
 pub use verify::{VerifyReport, verify, verify_with};
 
+use evict::Pressure;
 use feed::Feed;
 use store::Reservations;
 use upkeep::Threads;
@@ -81,11 +85,12 @@ struct Inner {
     feed: Arc<Feed>,
     keys: Arc<Reservations>,
     counters: Counters,
+    pressure: Pressure,
     /// Guards the list of losses on record.
     losses: Mutex<Vec<Loss>>,
     /// Guards the list of damage met so far.
     damage: Mutex<Vec<Damage>>,
-    /// Guards the entries that somebody changes right now.
+    /// Guards the entries that somebody changes right now, and whoever changes the summaries.
     changing: Mutex<HashSet<u64>>,
     changed: Condvar,
     /// Who may complete a replay, and until when.
@@ -201,7 +206,7 @@ impl Engine {
         let counters = Counters::resume(&opened);
         let threads = Threads::default();
         let feed = Arc::new(Feed::new(
-            (opened.totals, opened.tallies.clone()),
+            (opened.totals, opened.tallies.clone(), opened.summaries),
             Arc::clone(&keys),
             Arc::clone(&counters.refused),
             threads.ticker(),
@@ -222,6 +227,7 @@ impl Engine {
             feed,
             keys,
             counters,
+            pressure: Pressure::default(),
             losses: Mutex::new(opened.losses),
             damage: Mutex::new(opened.report.lost.clone()),
             changing: Mutex::default(),
@@ -278,7 +284,7 @@ impl Engine {
     }
 
     /// Does a little of the background work: queued records, overdue syncs, preparation of the
-    /// next segment, fallback files. For a host that opened with [`Background::Manual`].
+    /// next segment, room under the limits, fallback files. For a host that opened with [`Background::Manual`].
     ///
     /// # Errors
     ///
@@ -292,6 +298,7 @@ impl Engine {
                 preparer.step()?;
             }
         }
+        self.inner.relieve_if_due()?;
         self.inner.drain().map(|_| ())
     }
 

@@ -49,6 +49,7 @@ pub mod format;
 mod index;
 mod log;
 mod memory;
+mod overflow;
 mod replay;
 mod repository;
 mod service;
@@ -56,7 +57,8 @@ mod settings;
 mod throttle;
 
 pub use config::{
-    Background, Config, DlqConfig, Durability, IndexKind, Prepare, Priority, Recovery, Setting,
+    Background, Bounds, Config, DlqConfig, Durability, IndexKind, OverflowStrategy, Prepare,
+    Priority, Recovery, Setting,
 };
 pub use engine::{
     Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, Decision, Dump, Engine,
@@ -78,10 +80,14 @@ pub use log::OpenReport;
 #[doc(hidden)]
 pub use log::planted;
 pub use memory::MemoryRepository;
+pub use overflow::{
+    EvictReport, EvictRequest, EvictedSummary, Evictions, Overflow, SummaryStatus, SummaryTotals,
+    WaterLevel,
+};
 pub use replay::{Handlers, Outcome, ReplayAttempt, ReplayHandler, Verdict};
 pub use repository::{
     CleanupStats, FailedOperationRepository, Leased, Released, Resolution, SlaThresholds,
-    TurnedOver,
+    SummariesAged, TurnedOver,
 };
 pub use service::{
     AuditRecord, CallerContext, CleanupResult, DlqBatchReplayStats, DlqEntryResult, DlqEvent,

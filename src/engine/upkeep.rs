@@ -1,5 +1,5 @@
 //! The engine's own threads: one flushes what is queued, one loads the index and then looks
-//! after the next segment and the fallback files.
+//! after the next segment, the limits and the fallback files.
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -127,6 +127,9 @@ impl Inner {
         while self.await_tick() {
             if let Err(error) = self.prepare_ahead() {
                 tracing::warn!(%error, "the next segment could not be prepared");
+            }
+            if let Err(error) = self.relieve_if_due() {
+                tracing::warn!(%error, "room under the limits could not be made");
             }
             // Groups come thousands of times a second; the folder is not listed for each.
             let now = self.env.monotonic_ms();

@@ -10,6 +10,7 @@ mod keys;
 mod load;
 mod postings;
 mod query;
+mod ranked;
 mod segment;
 mod sled;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::error::Result;
 use crate::format::{Position, Summary};
 
 pub use catalog::Catalog;
+pub use ranked::Standing;
 pub use sled::SledIndex;
 
 /// Where derived blocks are kept. It may lose anything at any time: every value is checked by

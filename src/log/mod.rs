@@ -32,7 +32,7 @@ use crate::format::{
 };
 
 pub(crate) use commit::{Commit, Ticket};
-pub(crate) use control::Control;
+pub(crate) use control::{Control, put_summary};
 pub use open::OpenReport;
 pub(crate) use open::{
     Opened, await_owner, check_store, file_damage, last_item, list_segments, missing_damage, open,

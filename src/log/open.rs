@@ -25,7 +25,7 @@ use crate::env::{Env, Lock, NameKind, OpenMode, read_exact_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
     self, Checkpoint, FileName, Frame, Loss, Predecessor, SegmentEnd, SegmentItem, SegmentSet,
-    StoreHeader, Summary, Totals,
+    StoreHeader, Summary, SummaryBody, Totals,
 };
 
 use super::prepare::Preparer;
@@ -95,6 +95,8 @@ pub(crate) struct Opened {
     pub losses: Vec<Loss>,
     /// Fallback files that are home.
     pub drained: Vec<[u8; 16]>,
+    /// What is left of evicted entries.
+    pub summaries: Vec<SummaryBody>,
     pub report: OpenReport,
 }
 
@@ -491,6 +493,7 @@ impl Opening<'_> {
         };
         writer.publish();
         Opened {
+            summaries: writer.set.summaries.clone(),
             items: writer.set.segments.clone(),
             store_uuid: self.header.uuid,
             segments: self.segments,

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use super::FailedOperationRepository;
-use crate::config::Durability;
+use crate::config::{Bounds, Durability};
 use crate::engine::{
     Accounting, BatchError, Changed, Decision, Engine, Facets, Leases, Spilled, Statistics,
     StoreError, Stored, TallyRow,
 };
 use crate::entry::{Entry, EntryId, Filter, NewFailure, Page, Status, Timestamp};
 use crate::error::{Error, Result};
+use crate::overflow::{
+    EvictReport, EvictRequest, EvictedSummary, Evictions, Overflow, SummaryStatus,
+};
 
 impl FailedOperationRepository for Engine {
     fn create(&self, failure: NewFailure, durability: Durability) -> Result<Stored, StoreError> {
@@ -102,6 +105,37 @@ impl FailedOperationRepository for Engine {
 
     fn failure(&self) -> Option<Error> {
         Self::failure(self)
+    }
+
+    fn bounds(&self) -> Bounds {
+        Self::bounds(self).clone()
+    }
+
+    fn evict(&self, request: &EvictRequest) -> Result<EvictReport> {
+        Self::evict(self, request)
+    }
+
+    fn evict_overflow(&self) -> Result<EvictReport> {
+        Self::evict_overflow(self)
+    }
+
+    fn evictions(&self) -> Evictions {
+        Self::evictions(self)
+    }
+
+    fn overflow(&self) -> Result<Overflow> {
+        Self::overflow(self)
+    }
+
+    fn summaries(&self) -> Result<Vec<EvictedSummary>> {
+        Self::summaries(self)
+    }
+
+    fn change_summaries(
+        &self,
+        decide: &mut dyn FnMut(&EvictedSummary) -> Option<SummaryStatus>,
+    ) -> Result<u64> {
+        Self::change_summaries(self, decide)
     }
 
     fn close(&self) -> Result<()> {

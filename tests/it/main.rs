@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, and brings its own files and clocks"
 )]
 
+mod bounds;
 mod change;
 #[cfg(feature = "cli")]
 mod cli;
