@@ -2,7 +2,7 @@
 //!
 //! `store` takes failures in, at once or through the `outbox`; `query` finds them, `entry` acts on
 //! single ones, `replay` runs handlers and `retry` runs one because a person says so,
-//! `maintenance` lets entries age. `open` knows the way to the repository, `health` what is wrong.
+//! `maintenance` lets entries age, `summaries` knows of those that had to go. `open` knows the way to the repository, `health` what is wrong.
 //! Everything that happens is told to the listeners (`event`), at once or when a `caller` is done.
 
 mod caller;
@@ -19,6 +19,7 @@ mod replay;
 mod result;
 mod retry;
 mod store;
+mod summaries;
 mod test_entry;
 
 use std::ffi::OsString;
@@ -96,6 +97,7 @@ struct Inner {
     listeners: Listeners,
     replay: replay::Kept,
     domains: store::Domains,
+    told: summaries::Told,
     /// Guards what is known of the health.
     condition: Mutex<Condition>,
     closed: AtomicBool,
@@ -191,6 +193,7 @@ impl DlqServiceBuilder {
             listeners: Listeners::default(),
             replay: replay::Kept::default(),
             domains: store::Domains::default(),
+            told: summaries::Told::default(),
             condition: Mutex::new(condition),
             closed: AtomicBool::new(false),
         });
@@ -301,7 +304,11 @@ impl DlqService {
         }
         self.inner.write_if_due();
         match self.inner.access.current() {
-            Some(repository) => Ok(repository.step()?),
+            Some(repository) => {
+                let stepped = repository.step();
+                self.inner.tell_of_evictions(&*repository);
+                Ok(stepped?)
+            }
             None => Ok(()),
         }
     }

@@ -30,6 +30,7 @@ mod puts;
 mod query;
 mod replay_crash;
 mod repository_model;
+mod service_bounds;
 mod service_ops;
 mod service_outbox;
 mod service_replay;
