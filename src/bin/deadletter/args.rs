@@ -12,7 +12,8 @@ use jiff::tz::TimeZone;
 use crate::failure::Refusal;
 use crate::{
     archive, checkpoint, cleanup, completions, dump, expire, export, facets, import, list, purge,
-    put, rebuild_index, redrive, release, replay, resolve, retry, run, show, sla, stats, verify,
+    put, rebuild_index, redrive, release, replay, resolve, retry, run, show, sla, stats, summaries,
+    verify,
 };
 
 const EXAMPLES: &str = "\
@@ -76,6 +77,7 @@ pub enum Command {
     Stats(stats::StatsArgs),
     Facets(facets::FacetsArgs),
     Sla(sla::SlaArgs),
+    Summaries(summaries::SummariesArgs),
     Replay(replay::ReplayArgs),
     Retry(retry::RetryArgs),
     Redrive(redrive::RedriveArgs),
