@@ -84,7 +84,7 @@ fn play(run: Run, chance: &mut Chance, history: &mut Vec<String>) -> Result<Vec<
 }
 
 fn choose(chance: &mut Chance) -> Op {
-    match chance.below(40) {
+    match chance.below(44) {
         0 => Op::Rotate,
         1..=2 => Op::Big,
         3..=5 => Op::Reopen,
@@ -99,6 +99,8 @@ fn choose(chance: &mut Chance) -> Op {
         28..=31 => Op::Change,
         32..=33 => Op::Remove,
         34..=35 => Op::ChangeMany,
+        36 => Op::Evict,
+        37..=39 => Op::Compress,
         _ => Op::Store,
     }
 }
