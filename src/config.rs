@@ -3,6 +3,7 @@
 //! One table drives setting by name, checking and the host's own documentation. Nothing here
 //! reads a file or the environment; a host that wants that walks [`Config::SETTINGS`].
 
+mod bounds;
 mod dlq;
 mod setting;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{Limits, Redaction};
 use crate::error::{Error, Result};
 
+pub use bounds::{Bounds, OverflowStrategy};
 pub use dlq::{DlqConfig, Priority};
 pub use setting::Setting;
 
@@ -141,6 +143,8 @@ pub struct Config {
     /// How many bytes compaction may read and write in a second. Default 16 MiB, from 64 KiB to
     /// 1 GiB; 0 for no bound.
     pub compact_bytes_per_second: u64,
+    /// How many entries may wait. Default as many as come.
+    pub bounds: Bounds,
 }
 
 impl Config {
@@ -314,6 +318,15 @@ impl Config {
             |text| if text == "0" { Some(0) } else { size(text, 64 * KIB, GIB) },
             compact_bytes_per_second
         ),
+        bounds::MAX_SIZE,
+        bounds::MAX_SIZE_PER_DOMAIN,
+        bounds::OVERFLOW_STRATEGY,
+        bounds::EMERGENCY_PURGE_THRESHOLD,
+        bounds::OVERFLOW_EVICT_BATCH_SIZE,
+        bounds::OVERFLOW_CHECK_INTERVAL,
+        bounds::COMPRESS_STALE_AFTER_DAYS,
+        bounds::COMPRESS_ARCHIVE_AFTER_DAYS,
+        bounds::DOMAIN_PRIORITIES,
     ];
 
     /// The defaults for a store in this directory.
@@ -339,6 +352,7 @@ impl Config {
             queue_bytes_max: 4 * MIB,
             erase_within_ms: 86_400_000,
             compact_bytes_per_second: 16 * MIB,
+            bounds: Bounds::default(),
         }
     }
 
@@ -379,6 +393,11 @@ impl Config {
         let mut copy = self.clone();
         for setting in Self::SETTINGS {
             copy.set(setting.name, &(setting.read)(self))?;
+        }
+        // A domain in capitals would name no entry.
+        let named = self.bounds.domain_priorities.keys();
+        if let Some(domain) = named.into_iter().find(|it| !copy.bounds.has_priority(it)) {
+            return Err(Error::invalid("domain_priorities", domain, "names of domains"));
         }
         if self.fallback_dir() == self.dir {
             let bound = "another folder than the data directory (dir)";
@@ -448,6 +467,14 @@ words!(
     Normal = "normal",
     Low = "low"
 );
+words!(
+    OverflowStrategy,
+    "overflow strategy",
+    "drop_oldest, reject or compress_oldest",
+    DropOldest = "drop_oldest",
+    Reject = "reject",
+    CompressOldest = "compress_oldest"
+);
 words!(Background, "background", "threads or manual", Threads = "threads", Manual = "manual");
 
 #[cfg(test)]
@@ -481,6 +508,19 @@ mod tests {
         ("queue_bytes_max", &["65536", "67108864"], &["65535", "67108865"]),
         ("erase_within", &["0", "2592000", "0.5"], &["2592000.001", "2592001"]),
         ("compact_bytes_per_second", &["0", "65536", "1073741824"], &["1", "1073741825"]),
+        ("max_size", &["", "1000", "10000000"], &["999", "10000001", "-1"]),
+        ("max_size_per_domain", &["", "100", "1000000"], &["99", "1000001"]),
+        ("overflow_strategy", &["drop_oldest", "reject", "compress_oldest"], &["", "drop"]),
+        ("emergency_purge_threshold", &["0.5", "0.8", "1"], &["0.49", "1.1", "", "NaN"]),
+        ("overflow_evict_batch_size", &["100", "50000"], &["99", "50001"]),
+        ("overflow_check_interval", &["1", "1000"], &["0", "1001"]),
+        ("compress_stale_after_days", &["7", "365"], &["6", "366"]),
+        ("compress_archive_after_days", &["30", "730"], &["29", "731"]),
+        (
+            "domain_priorities",
+            &["", "a=critical,b.c=low"],
+            &["a", "a=high", "4u=low", "a=low,a=low"],
+        ),
     ];
 
     #[test]
@@ -515,6 +555,8 @@ mod tests {
             assert!(!setting.help.is_empty() && !setting.bounds.is_empty());
         }
         config.check().unwrap();
+        config.set("max_size", "0").unwrap();
+        assert_eq!(format!("{config:?}"), wanted, "0 is no limit");
         assert_eq!(config.fallback_dir(), PathBuf::from("/a/fallback"));
     }
 

@@ -1,8 +1,9 @@
 //! The engine: the wall between bytes and policy. Opens a store, owns its threads, closes it.
 //!
 //! `store` takes failures in, `load` builds the index beside it, `query` and `read` find entries
-//! again, `change` alters their state or removes them, `tally` counts why, `notice` says what becomes due,
-//! `drain` brings fallback files home. `verify` and `dump` look at files without a lock.
+//! again, `change` alters their state or removes them, `evict` makes room, `summaries` tells what
+//! is left of what went, `tally` counts why, `notice` says what becomes due, `compact` gives space
+//! back, `drain` brings fallback files home. `verify` and `dump` look at files without a lock.
 //!
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
 //! checked; no thread outlives the last handle.
@@ -12,6 +13,7 @@ mod change;
 mod compact;
 mod drain;
 mod dump;
+mod evict;
 mod feed;
 mod lease;
 mod load;
@@ -19,6 +21,7 @@ mod notice;
 mod query;
 mod read;
 mod store;
+mod summaries;
 mod tail;
 mod tally;
 mod upkeep;
@@ -49,6 +52,7 @@ pub use tally::TallyRow;
 pub use verify::{VerifyReport, verify, verify_with};
 
 use compact::Compactor;
+use evict::Pressure;
 use feed::Feed;
 use store::Reservations;
 use upkeep::Threads;
@@ -88,11 +92,12 @@ struct Inner {
     feed: Arc<Feed>,
     keys: Arc<Reservations>,
     counters: Counters,
+    pressure: Pressure,
     /// Guards the list of losses on record.
     losses: Mutex<Vec<Loss>>,
     /// Guards the list of damage met so far.
     damage: Mutex<Vec<Damage>>,
-    /// Guards the entries that somebody changes right now.
+    /// Guards the entries that somebody changes right now, and whoever changes the summaries.
     changing: Mutex<HashSet<u64>>,
     changed: Condvar,
     /// Who may complete a replay, and until when.
@@ -213,7 +218,7 @@ impl Engine {
         let counters = Counters::resume(&opened);
         let threads = Threads::default();
         let feed = Arc::new(Feed::new(
-            (opened.totals, opened.tallies.clone()),
+            (opened.totals, opened.tallies.clone(), opened.set.summaries),
             Arc::clone(&keys),
             Arc::clone(&counters.refused),
             threads.bell(),
@@ -236,6 +241,7 @@ impl Engine {
             feed,
             keys,
             counters,
+            pressure: Pressure::default(),
             losses: Mutex::new(opened.set.losses),
             damage: Mutex::new(opened.report.lost.clone()),
             changing: Mutex::default(),
@@ -294,7 +300,8 @@ impl Engine {
     }
 
     /// Does a little of the background work: queued records, overdue syncs, preparation of the
-    /// next segment, fallback files, one step of compaction. For a host that opened with [`Background::Manual`].
+    /// next segment, room under the limits, fallback files, one step of compaction. For a host that
+    /// opened with [`Background::Manual`].
     ///
     /// # Errors
     ///
@@ -308,6 +315,7 @@ impl Engine {
                 preparer.step()?;
             }
         }
+        self.inner.relieve_if_due()?;
         self.inner.drain()?;
         self.inner.compact_step(false).map(|_| ())
     }

@@ -110,6 +110,17 @@ pub enum Error {
         /// The bound in bytes.
         bytes_max: u64,
     },
+    /// As many entries wait as a limit allows, and none of them may be evicted; nothing was stored.
+    Full {
+        /// The setting that sets the limit.
+        what: &'static str,
+        /// The domain, of a limit on each domain.
+        domain: Option<String>,
+        /// The limit.
+        limit: u64,
+        /// How many entries wait.
+        count: u64,
+    },
     /// The index was not ready before the deadline.
     IndexNotReady {
         /// How long the call waited, in milliseconds.
@@ -218,6 +229,14 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether a failure was refused for what it is, or for want of room under a limit, by a store
+    /// that is well.
+    pub(crate) const fn is_of_the_failure(&self) -> bool {
+        matches!(self, Self::Invalid { .. } | Self::TooLarge { .. } | Self::Full { .. })
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -268,6 +287,15 @@ impl fmt::Display for Error {
             }
             Self::QueueFull { bytes, bytes_max } => {
                 write!(f, "{bytes} bytes wait to be written, at most {bytes_max} may; try again")
+            }
+            Self::Full { what, domain, limit, count } => {
+                let of = domain.as_ref().map(|domain| format!(" of domain {domain}"));
+                write!(
+                    f,
+                    "{count} entries{} wait, at most {limit} may (set by {what}); replay or \
+                     resolve some, raise the limit, or let overflow_strategy drop the oldest",
+                    of.unwrap_or_default()
+                )
             }
             Self::IndexNotReady { waited_ms } => {
                 write!(f, "the index was not ready within {waited_ms} ms; try again")

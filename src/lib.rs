@@ -50,6 +50,7 @@ pub mod format;
 mod index;
 mod log;
 mod memory;
+mod overflow;
 mod replay;
 mod repository;
 mod service;
@@ -57,7 +58,8 @@ mod settings;
 mod throttle;
 
 pub use config::{
-    Background, Config, DlqConfig, Durability, IndexKind, Prepare, Priority, Recovery, Setting,
+    Background, Bounds, Config, DlqConfig, Durability, IndexKind, OverflowStrategy, Prepare,
+    Priority, Recovery, Setting,
 };
 pub use engine::{
     Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, CompactReport,
@@ -80,10 +82,14 @@ pub use log::OpenReport;
 #[doc(hidden)]
 pub use log::planted;
 pub use memory::MemoryRepository;
+pub use overflow::{
+    EvictReport, EvictRequest, EvictedSummary, Evictions, Overflow, SummaryStatus, SummaryTotals,
+    WaterLevel,
+};
 pub use replay::{Handlers, Outcome, ReplayAttempt, ReplayHandler, Verdict};
 pub use repository::{
     CleanupStats, FailedOperationRepository, Leased, Maintained, Maintenance, Released, Resolution,
-    SlaThresholds, Sweep, TurnedOver,
+    SlaThresholds, SummariesAged, Sweep, TurnedOver,
 };
 pub use service::{
     AuditRecord, CallerContext, CleanupResult, DlqBatchReplayStats, DlqEntryResult, DlqEvent,

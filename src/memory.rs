@@ -1,11 +1,13 @@
 //! A repository in memory: the reference model of the contract, and a stand-in for the engine in
 //! the tests of host applications. Nothing here survives the process.
 
+mod evict;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::config::{Config, Durability};
+use crate::config::{Bounds, Config, Durability};
 use crate::engine::{
     Accounting, BatchError, Changed, Decision, Facets, Leases, Notice, NoticeTaker, NoticeTakers,
     Spilled, Statistics, StoreError, Stored, TallyRow,
@@ -13,6 +15,7 @@ use crate::engine::{
 use crate::entry::{Cause, Entry, EntryId, Filter, NewFailure, Order, Page, Status, Timestamp};
 use crate::env::{Disk, Env};
 use crate::error::{Error, Result};
+use crate::overflow::{EvictReport, EvictRequest, EvictedSummary, Evictions, SummaryStatus};
 use crate::repository::FailedOperationRepository;
 
 /// A repository in memory. Handles are cheap to clone and share their entries.
@@ -51,6 +54,9 @@ struct Table {
     tallies: BTreeMap<(String, String), BTreeMap<Cause, u64>>,
     last_id: u64,
     accounting: Accounting,
+    /// In the order in which they were made.
+    summaries: Vec<EvictedSummary>,
+    evictions: Evictions,
     closed: bool,
 }
 
@@ -174,7 +180,11 @@ impl FailedOperationRepository for MemoryRepository {
             Err(source) => return Err(BatchError { failures, source }),
         };
         table.accounting.offered += offered;
-        match prepared {
+        let admitted = prepared.and_then(|entries| {
+            self.admit(&mut table, &entries)?;
+            Ok(entries)
+        });
+        match admitted {
             Ok(entries) => {
                 let mut notice = Notice { is_stored: true, ..Notice::default() };
                 entries.iter().for_each(|entry| notice.add(entry));
@@ -301,6 +311,11 @@ impl FailedOperationRepository for MemoryRepository {
                 continue;
             };
             let id = entry.operation.id.0;
+            if !table.entries.contains_key(&id) && !done.contains_key(&id) {
+                // It was evicted while the caller decided.
+                changed.push(Changed::Missing);
+                continue;
+            }
             let outcome = match decision {
                 Decision::Keep => {
                     done.get(&id).cloned().unwrap_or_else(|| Changed::Kept(Box::new(entry)))
@@ -351,7 +366,35 @@ impl FailedOperationRepository for MemoryRepository {
     }
 
     fn step(&self) -> Result<()> {
-        self.table().map(drop)
+        self.evict_overflow().map(drop)
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.shared.config.bounds.clone()
+    }
+
+    fn evict(&self, request: &EvictRequest) -> Result<EvictReport> {
+        Ok(self.evict_from(&mut *self.table()?, request))
+    }
+
+    fn evict_overflow(&self) -> Result<EvictReport> {
+        Ok(self.relieve(&mut *self.table()?))
+    }
+
+    fn evictions(&self) -> Evictions {
+        self.table().map(|table| table.evictions).unwrap_or_default()
+    }
+
+    fn summaries(&self) -> Result<Vec<EvictedSummary>> {
+        Ok(self.table()?.summaries.clone())
+    }
+
+    fn change_summaries(
+        &self,
+        decide: &mut dyn FnMut(&EvictedSummary) -> Option<SummaryStatus>,
+    ) -> Result<u64> {
+        let now = self.now();
+        Ok(self.table()?.put_summaries(now, decide))
     }
 
     fn flush(&self) -> Result<()> {

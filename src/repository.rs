@@ -7,6 +7,7 @@
 mod of_engine;
 mod read;
 mod replay;
+mod summaries;
 mod sweep;
 mod write;
 
@@ -14,7 +15,7 @@ use std::fmt::Debug;
 use std::sync::Weak;
 use std::time::Duration;
 
-use crate::config::Durability;
+use crate::config::{Bounds, Durability};
 use crate::engine::{
     Accounting, BatchError, Changed, Decision, Facets, Leases, NoticeTaker, Spilled, Statistics,
     StoreError, Stored, TallyRow,
@@ -23,11 +24,16 @@ use crate::entry::{
     Act, Completion, Entry, EntryId, Filter, NewFailure, Page, ReplayType, Status, Timestamp,
 };
 use crate::error::{Error, Result};
+use crate::overflow::{
+    self, EvictReport, EvictRequest, EvictedSummary, Evictions, Overflow, SummaryStatus,
+    SummaryTotals,
+};
 
 pub(crate) use read::days_before;
 pub use read::{CleanupStats, SlaThresholds};
 pub use replay::{Leased, Released, TurnedOver};
 pub(crate) use replay::{due, end_leases, lease_of, millis};
+pub use summaries::SummariesAged;
 pub use sweep::{Maintained, Maintenance, Sweep};
 pub(crate) use write::CHANGES_AT_ONCE;
 pub use write::Resolution;
@@ -183,6 +189,62 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
         None
     }
 
+    /// How many entries may wait; without limits if the repository says nothing.
+    fn bounds(&self) -> Bounds {
+        Bounds::default()
+    }
+
+    /// Evicts entries: those that are done, where the request means them, then those that wait, by
+    /// the priority of their domain; the oldest first. Entries that are leased or in a person's
+    /// hands never go. Goes on until so many are gone or none remains; with `compress` each of
+    /// them is counted in a summary from the same moment on. A repository without bounds evicts
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all); some may be gone then.
+    fn evict(&self, request: &EvictRequest) -> Result<EvictReport> {
+        let _ = request;
+        Ok(EvictReport::default())
+    }
+
+    /// Makes room if a limit is at its threshold: at most one batch.
+    ///
+    /// # Errors
+    ///
+    /// As [`evict`](Self::evict).
+    fn evict_overflow(&self) -> Result<EvictReport> {
+        Ok(EvictReport::default())
+    }
+
+    /// What was evicted since the repository was opened.
+    fn evictions(&self) -> Evictions {
+        Evictions::default()
+    }
+
+    /// All summaries of evicted entries, in the order in which they were made.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn summaries(&self) -> Result<Vec<EvictedSummary>> {
+        Ok(Vec::new())
+    }
+
+    /// Puts summaries into another status, with the time of that; `decide` is asked of each, and must
+    /// not use the repository itself. Answers with how many it put.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all); some may have changed then.
+    fn change_summaries(
+        &self,
+        decide: &mut dyn FnMut(&EvictedSummary) -> Option<SummaryStatus>,
+    ) -> Result<u64> {
+        let _ = decide;
+        Ok(0)
+    }
+
     /// Closes the repository; later calls answer [`Error::Closed`](crate::Error::Closed).
     ///
     /// # Errors
@@ -328,6 +390,47 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
     /// As [`get_by_id`](Self::get_by_id).
     fn get_cleanup_stats(&self, now: Timestamp) -> Result<CleanupStats> {
         read::get_cleanup_stats(self, now)
+    }
+
+    /// How the repository stands to its limits.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn overflow(&self) -> Result<Overflow> {
+        summaries::overflow(self)
+    }
+
+    /// The summaries of evicted entries that match, newest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn find_summaries(
+        &self,
+        domain: Option<&str>,
+        status: Option<SummaryStatus>,
+        limit: usize,
+    ) -> Result<Vec<EvictedSummary>> {
+        Ok(overflow::select(self.summaries()?, domain, status, limit))
+    }
+
+    /// The summary with this id.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn get_summary(&self, id: &str) -> Result<Option<EvictedSummary>> {
+        Ok(self.summaries()?.into_iter().find(|summary| summary.id == id))
+    }
+
+    /// How many summaries there are, and how many entries they stand for.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_by_id`](Self::get_by_id).
+    fn get_summary_totals(&self) -> Result<SummaryTotals> {
+        Ok(overflow::totals(&self.summaries()?))
     }
 
     // Leases and attempts.
@@ -579,5 +682,25 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
     fn tell_changes(&self, taker: Weak<dyn NoticeTaker>) -> bool {
         let _ = taker;
         false
+    }
+
+    /// Puts a summary into a status. False when there is no such summary.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn update_summary_status(&self, id: &str, status: SummaryStatus) -> Result<bool> {
+        let count = self.change_summaries(&mut |summary| (summary.id == id).then_some(status))?;
+        Ok(count > 0)
+    }
+
+    /// Lets all summaries age: active ones become stale, stale ones archived, each after its days
+    /// and one step at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`change_all`](Self::change_all).
+    fn age_summaries(&self, now: Timestamp) -> Result<SummariesAged> {
+        summaries::age(self, now)
     }
 }

@@ -1,6 +1,6 @@
 //! The settings of the service: what is kept how long, how often it is tried again, how fast.
 
-mod maps;
+pub(super) mod maps;
 mod table;
 
 use std::collections::BTreeMap;

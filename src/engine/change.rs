@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::format::{ChangeBody, Kind};
 use crate::log::{self, Draft, Ticket};
 
+/// Stands for the summaries among the entries that somebody changes: no entry has this number.
+pub(super) const SUMMARIES: u64 = 0;
+
 /// What is to become of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -173,14 +176,14 @@ impl Engine {
 }
 
 /// The right to change some entries; others wait for it.
-struct Turns<'a> {
+pub(super) struct Turns<'a> {
     inner: &'a Inner,
     lsns: BTreeSet<u64>,
 }
 
 impl<'a> Turns<'a> {
     /// Takes all of them or waits holding none, so that nobody waits for somebody who waits.
-    fn take(inner: &'a Inner, lsns: BTreeSet<u64>) -> Self {
+    pub fn take(inner: &'a Inner, lsns: BTreeSet<u64>) -> Self {
         let mut changing = lock(&inner.changing);
         while lsns.iter().any(|lsn| changing.contains(lsn)) {
             changing = inner.changed.wait(changing).unwrap_or_else(PoisonError::into_inner);
@@ -188,6 +191,18 @@ impl<'a> Turns<'a> {
         changing.extend(&lsns);
         drop(changing);
         Self { inner, lsns }
+    }
+
+    /// Takes those that nobody changes right now, and does not wait for the others.
+    pub fn take_free(inner: &'a Inner, lsns: impl Iterator<Item = u64>) -> Self {
+        let mut changing = lock(&inner.changing);
+        let lsns = lsns.filter(|lsn| changing.insert(*lsn)).collect();
+        drop(changing);
+        Self { inner, lsns }
+    }
+
+    pub fn has(&self, lsn: u64) -> bool {
+        self.lsns.contains(&lsn)
     }
 }
 
@@ -232,8 +247,7 @@ impl Inner {
             Decision::Remove(cause) if cause.removes() => {
                 plan.synced = true;
                 entry.drop_payloads();
-                // Nobody reads it any more, so it takes no space: no texts, no lists.
-                (State { status: before, ..State::new(Timestamp(now), 0) }, cause)
+                (removed(before, now), cause)
             }
             Decision::Remove(cause) => {
                 let bound = "purged, deleted or evicted";
@@ -255,8 +269,28 @@ impl Inner {
         Ok(())
     }
 
+    /// The record that removes an entry, of which the status, the domain and the failure type are
+    /// known.
+    pub(super) fn removal(
+        &self,
+        lsn: u64,
+        before: Status,
+        (domain, failure_type): (&str, &str),
+        cause: Cause,
+    ) -> Result<Draft> {
+        let now = self.env.wall_ms();
+        let body = ChangeBody {
+            target: lsn,
+            state: removed(before, now),
+            cause,
+            domain: domain.to_owned(),
+            failure_type: failure_type.to_owned(),
+        };
+        Draft::new(Kind::Change, &body, now, log::change_note(&body))
+    }
+
     /// Submits records, each on its own, and waits once for all that were submitted.
-    fn carry_out(&self, drafts: Vec<Draft>, synced: bool) -> Result<()> {
+    pub(super) fn carry_out(&self, drafts: Vec<Draft>, synced: bool) -> Result<()> {
         let durability = match self.config.durability {
             // A key that is free again must never be found taken, so its removal is synced.
             Durability::Written if !synced => Durability::Written,
@@ -289,6 +323,11 @@ impl Inner {
         }
         result
     }
+}
+
+/// The state of an entry that is gone: nobody reads it any more, so it takes no space.
+fn removed(before: Status, now: u64) -> State {
+    State { status: before, ..State::new(Timestamp(now), 0) }
 }
 
 /// An error that came when others of the same call were on their way.

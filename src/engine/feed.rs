@@ -14,9 +14,9 @@ use super::store::Reservations;
 use crate::entry::Timestamp;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::format::{Tally, Totals};
+use crate::format::{SummaryBody, Tally, Totals};
 use crate::index::Catalog;
-use crate::log::{Committed, Control, Observer, Row, Tallies};
+use crate::log::{Committed, Control, Observer, Row, Tallies, put_summary};
 
 /// Takes what the log committed.
 pub(super) struct Feed {
@@ -38,6 +38,8 @@ pub(super) struct Feed {
 struct Counted {
     totals: Totals,
     tallies: Tallies,
+    /// What is left of evicted entries.
+    summaries: Vec<SummaryBody>,
 }
 
 enum Phase {
@@ -59,7 +61,7 @@ pub(super) enum Turn {
 
 impl Feed {
     pub fn new(
-        (totals, tallies): (Totals, Tallies),
+        (totals, tallies, summaries): (Totals, Tallies, Vec<SummaryBody>),
         keys: Arc<Reservations>,
         refused: Arc<AtomicU64>,
         bell: Arc<Bell>,
@@ -71,7 +73,7 @@ impl Feed {
             turned: Condvar::new(),
             keys,
             refused,
-            counted: Mutex::new(Counted { totals, tallies }),
+            counted: Mutex::new(Counted { totals, tallies, summaries }),
             bell,
             compact,
             env,
@@ -168,6 +170,11 @@ impl Feed {
         lock(&self.counted).tallies.list()
     }
 
+    /// The summaries of evicted entries, as of the last committed group.
+    pub fn summaries(&self) -> Vec<SummaryBody> {
+        lock(&self.counted).summaries.clone()
+    }
+
     /// Counts a loss that is not written to the log, in a store opened for reading only.
     pub fn count_lost(&self, entries: u64) {
         lock(&self.counted).totals.lost += entries;
@@ -223,6 +230,9 @@ impl Counted {
             match row {
                 Row::Entry { .. } => self.totals.captured += 1,
                 Row::Control(Control::Lost(loss)) => self.totals.lost += loss.entries,
+                Row::Control(Control::Summary(summary)) => {
+                    put_summary(&mut self.summaries, summary);
+                }
                 Row::Change { cause, .. } => removes |= cause.removes(),
                 Row::Control(_) | Row::None => {}
             }

@@ -97,7 +97,8 @@ impl Engine {
     /// # Errors
     ///
     /// The failure is given back with: [`Error::TooLarge`], [`Error::Invalid`],
-    /// [`Error::IndexNotReady`] (only with a key), [`Error::QueueFull`], [`Error::Poisoned`],
+    /// [`Error::IndexNotReady`] (only with a key or near a limit), [`Error::Full`],
+    /// [`Error::QueueFull`], [`Error::Poisoned`],
     /// [`Error::Indeterminate`] (the write failed; it may or may not be there later),
     /// [`Error::Stalled`], [`Error::Closed`], [`Error::ReadOnly`].
     pub fn store(&self, failure: NewFailure) -> Result<Stored, StoreError> {
@@ -220,7 +221,8 @@ impl Inner {
         let bodies = failures.iter().map(|failure| self.body(failure)).collect::<Result<Vec<_>>>();
         let mut items = self.reserve(bodies?, false)?;
         let drafts: Vec<Draft> = items.iter_mut().filter_map(Item::take_draft).collect();
-        let submitted = check_size(&self.config, &drafts).and_then(|()| {
+        let admitted = check_size(&self.config, &drafts).and_then(|()| self.admit(&drafts));
+        let submitted = admitted.and_then(|()| {
             if drafts.is_empty() { Ok(None) } else { self.submit(drafts, durability).map(Some) }
         });
         let ticket = match submitted {

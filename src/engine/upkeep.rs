@@ -1,5 +1,5 @@
 //! The engine's own threads: one flushes what is queued, one loads the index and then looks
-//! after the next segment and the fallback files, one gives space back.
+//! after the next segment, the limits and the fallback files, one gives space back.
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -158,6 +158,9 @@ impl Inner {
             }
             if let Err(error) = self.prepare_ahead() {
                 tracing::warn!(%error, "the next segment could not be prepared");
+            }
+            if let Err(error) = self.relieve_if_due() {
+                tracing::warn!(%error, "room under the limits could not be made");
             }
             let timeout = self.drain_if_due(&mut drain);
             let has_come = bell.wait(timeout);

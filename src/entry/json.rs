@@ -104,7 +104,7 @@ impl Json {
 
     /// The marker that stands for this text where it is over a limit. The preview is as long as
     /// the limit allows, so that a marker is not over the limit in its turn.
-    pub(super) fn truncated_marker(&self, bytes_max: u64) -> Self {
+    pub(crate) fn truncated_marker(&self, bytes_max: u64) -> Self {
         let head = format!(r#"{{"_truncated":true,"original_size":{},"preview":""#, self.len());
         let tail = "\"}";
         let room = usize::try_from(bytes_max).unwrap_or(usize::MAX);

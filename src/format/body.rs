@@ -219,6 +219,13 @@ pub struct SummaryBody {
     pub archived_at: Option<Timestamp>,
 }
 
+impl SummaryBody {
+    /// How many bytes it takes, in a record of its own and in a segment set.
+    pub(crate) fn body_len(&self) -> u64 {
+        options().serialized_size(self).unwrap_or(u64::from(RECORD_BODY_MAX))
+    }
+}
+
 impl std::fmt::Debug for SummaryBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SummaryBody")

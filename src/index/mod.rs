@@ -10,6 +10,7 @@ mod keys;
 mod load;
 mod postings;
 mod query;
+mod ranked;
 mod replace;
 mod segment;
 mod sled;
@@ -25,6 +26,7 @@ use crate::error::Result;
 use crate::format::{Position, Summary};
 
 pub use catalog::Catalog;
+pub use ranked::Standing;
 pub use replace::{Liveness, Wear};
 pub use sled::SledIndex;
 

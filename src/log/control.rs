@@ -38,6 +38,18 @@ impl Control {
     }
 }
 
+/// Puts a summary on the list, in the place of the one with its id; one without entries takes
+/// that off.
+pub(crate) fn put_summary(list: &mut Vec<SummaryBody>, summary: &SummaryBody) {
+    let place = list.iter().position(|known| known.id == summary.id);
+    match place.and_then(|place| list.get_mut(place)) {
+        Some(known) if summary.count > 0 => known.clone_from(summary),
+        Some(_) => list.retain(|known| known.id != summary.id),
+        None if summary.count > 0 => list.push(summary.clone()),
+        None => {}
+    }
+}
+
 impl SegmentSet {
     /// Takes in what a control record says.
     pub(crate) fn apply(&mut self, control: &Control) {
@@ -50,12 +62,7 @@ impl SegmentSet {
             Control::Drop(gone) => self.replace(&[*gone], None),
             Control::Replace(body) => self.replace(&body.old, Some((body.new, body.end))),
             Control::Clock(clock) => self.clock.clone_from(clock),
-            Control::Summary(summary) => {
-                match self.summaries.iter_mut().find(|known| known.id == summary.id) {
-                    Some(known) => known.clone_from(summary),
-                    None => self.summaries.push(SummaryBody::clone(summary)),
-                }
-            }
+            Control::Summary(summary) => put_summary(&mut self.summaries, summary),
         }
     }
 

@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::format::{self, ChangeRow, EntryRow, Flags, Kind, RecordHeader, Summary, When};
 
 pub(crate) use commit::{Commit, Ticket};
-pub(crate) use control::Control;
+pub(crate) use control::{Control, put_summary};
 pub use open::OpenReport;
 pub(crate) use open::{
     Opened, SegmentFiles, check_store, file_damage, last_item, missing_damage, open,

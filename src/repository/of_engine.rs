@@ -4,13 +4,16 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use super::{FailedOperationRepository, Maintained, Maintenance};
-use crate::config::Durability;
+use crate::config::{Bounds, Durability};
 use crate::engine::{
     Accounting, BatchError, Changed, Decision, Engine, Facets, Leases, NoticeTaker, Spilled,
     Statistics, StoreError, Stored, TallyRow,
 };
 use crate::entry::{Entry, EntryId, Filter, NewFailure, Page, Status, Timestamp};
 use crate::error::{Error, Result};
+use crate::overflow::{
+    EvictReport, EvictRequest, EvictedSummary, Evictions, Overflow, SummaryStatus,
+};
 
 impl FailedOperationRepository for Engine {
     fn create(&self, failure: NewFailure, durability: Durability) -> Result<Stored, StoreError> {
@@ -105,6 +108,37 @@ impl FailedOperationRepository for Engine {
         Self::failure(self)
     }
 
+    fn bounds(&self) -> Bounds {
+        Self::bounds(self).clone()
+    }
+
+    fn evict(&self, request: &EvictRequest) -> Result<EvictReport> {
+        Self::evict(self, request)
+    }
+
+    fn evict_overflow(&self) -> Result<EvictReport> {
+        Self::evict_overflow(self)
+    }
+
+    fn evictions(&self) -> Evictions {
+        Self::evictions(self)
+    }
+
+    fn overflow(&self) -> Result<Overflow> {
+        Self::overflow(self)
+    }
+
+    fn summaries(&self) -> Result<Vec<EvictedSummary>> {
+        Self::summaries(self)
+    }
+
+    fn change_summaries(
+        &self,
+        decide: &mut dyn FnMut(&EvictedSummary) -> Option<SummaryStatus>,
+    ) -> Result<u64> {
+        Self::change_summaries(self, decide)
+    }
+
     fn close(&self) -> Result<()> {
         Self::close(self)
     }
@@ -115,7 +149,9 @@ impl FailedOperationRepository for Engine {
                 let items = u64::from(self.checkpoint_if_changed()?);
                 Ok(Some(Maintained { items, next_at: None }))
             }
-            Maintenance::Evict | Maintenance::AgeSummaries => Ok(None),
+            Maintenance::Evict | Maintenance::AgeSummaries => {
+                super::summaries::maintain(self, maintenance)
+            }
         }
     }
 

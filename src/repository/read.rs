@@ -8,15 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::FailedOperationRepository;
 use crate::entry::{Entry, EntryId, Filter, Order, Page, Status, Timestamp};
 use crate::error::Result;
+use crate::overflow::is_waiting;
 
-/// The statuses in which an entry still awaits somebody.
-const ACTIVE: [Status; 5] = [
-    Status::Pending,
-    Status::Replaying,
-    Status::Reviewing,
-    Status::Replayed,
-    Status::RequiresReview,
-];
 /// The ages that the cleanup statistics ask for.
 const RESOLVED_DAYS: u64 = 30;
 const ARCHIVED_DAYS: u64 = 90;
@@ -118,7 +111,7 @@ pub fn get_oldest_ids<R: FailedOperationRepository + ?Sized>(
     domain: Option<&str>,
 ) -> Result<Vec<EntryId>> {
     let mut ids = Vec::new();
-    for status in ACTIVE {
+    for status in Status::ALL.into_iter().filter(|status| is_waiting(*status)) {
         ids.extend(repository.select(&filter(Some(status), domain, None), oldest(limit))?);
     }
     ids.sort_unstable();
@@ -131,7 +124,7 @@ pub fn count_active<R: FailedOperationRepository + ?Sized>(
     domain: Option<&str>,
 ) -> Result<u64> {
     let by_status = repository.get_facet_counts(None, domain)?.by_status;
-    Ok(ACTIVE.iter().filter_map(|status| by_status.get(status)).sum())
+    Ok(by_status.iter().filter(|(status, _)| is_waiting(**status)).map(|(_, count)| count).sum())
 }
 
 pub fn get_cleanup_stats<R: FailedOperationRepository + ?Sized>(

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::Serialize;
 
+use crate::config::OverflowStrategy;
 use crate::entry::{EntryId, Status, Timestamp};
 
 /// Something happened. It serializes as one object whose `event` names it, with the keys of the
@@ -73,6 +74,16 @@ pub enum DlqEvent {
     DlqResolved { dlq_id: EntryId, domain: String, from: Status, to: Status, actor_id: String },
     /// Maintenance changed entries.
     DlqMaintenance { operation: &'static str, count: u64, actor_id: String },
+    /// Entries were evicted, because a limit was at its threshold or reached.
+    DlqEvicted { evicted: u64, summaries: u64, strategy: OverflowStrategy, emergency: bool },
+    /// A failure was given back, because a limit was reached.
+    DlqOverflowRejected {
+        domain: String,
+        failure_type: String,
+        setting: &'static str,
+        limit: u64,
+        count: u64,
+    },
     /// More domains are in use than expected.
     DlqDomainCardinality { domains: u64, threshold: u64 },
     /// The store does not take new entries, or does again.

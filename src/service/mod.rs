@@ -2,7 +2,8 @@
 //!
 //! `store` takes failures in, at once or through the `outbox`; `query` finds them, `entry` acts on
 //! single ones, `replay` runs handlers and `retry` runs one because a person says so,
-//! `maintenance` lets entries age, `schedule` by itself. `open` knows the way to the repository, `health` what is wrong.
+//! `maintenance` lets entries age, `schedule` by itself, `summaries` knows of those that had to go.
+//! `open` knows the way to the repository, `health` what is wrong.
 //! Everything that happens is told to the listeners (`event`), at once or when a `caller` is done.
 
 mod caller;
@@ -20,6 +21,7 @@ mod result;
 mod retry;
 mod schedule;
 mod store;
+mod summaries;
 mod test_entry;
 
 use std::ffi::OsString;
@@ -102,6 +104,7 @@ struct Inner {
     listeners: Listeners,
     replay: replay::Kept,
     domains: store::Domains,
+    told: summaries::Told,
     /// Guards what is known of the health.
     condition: Mutex<Condition>,
     closed: AtomicBool,
@@ -201,6 +204,7 @@ impl DlqServiceBuilder {
             listeners: Listeners::default(),
             replay: replay::Kept::default(),
             domains: store::Domains::default(),
+            told: summaries::Told::default(),
             condition: Mutex::new(condition),
             closed: AtomicBool::new(false),
         });
@@ -315,7 +319,9 @@ impl DlqService {
         match self.inner.access.current() {
             Some(repository) => {
                 self.inner.step_schedule(&repository);
-                Ok(repository.step()?)
+                let stepped = repository.step();
+                self.inner.tell_of_evictions(&*repository);
+                Ok(stepped?)
             }
             None => Ok(()),
         }

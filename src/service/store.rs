@@ -80,6 +80,8 @@ struct Seen {
 pub(super) enum Refused {
     /// The failure itself is not acceptable.
     BadInput(Error),
+    /// A limit is reached.
+    NoRoom(Error),
     /// The store cannot take it.
     Unable(Error),
     /// The store panicked over it.
@@ -90,13 +92,15 @@ impl Refused {
     fn of(error: Error) -> Self {
         match error {
             Error::Invalid { .. } | Error::TooLarge { .. } => Self::BadInput(error),
+            // It would only come back from a fallback file and be over the limit again.
+            Error::Full { .. } => Self::NoRoom(error),
             other => Self::Unable(other),
         }
     }
 
     pub fn reason(&self) -> String {
         match self {
-            Self::BadInput(error) | Self::Unable(error) => chain(error),
+            Self::BadInput(error) | Self::NoRoom(error) | Self::Unable(error) => chain(error),
             Self::Panicked => "the store panicked over this failure".to_owned(),
         }
     }
@@ -109,7 +113,8 @@ impl DlqService {
     /// - stored: `success`, the entry's id, and the level that is now true of it;
     /// - queued: `success` without an id, and a receipt;
     /// - in a fallback file, because the store cannot take it: the file's path, and why;
-    /// - nowhere: why, and the failure itself.
+    /// - nowhere, because a limit of [`Bounds`](crate::Bounds) is reached, or no fallback file can
+    ///   be written either: why, and the failure itself.
     ///
     /// An entry that says nothing of its own expires after `expiry_hours`, and may be replayed as
     /// often as `replay_domain_max_retries`, else `max_replay_attempts` allows.
@@ -184,7 +189,7 @@ impl Inner {
                 self.tell_stored(&stored, &failure, caller);
                 DlqEntryResult::stored(stored)
             }
-            Err((Refused::BadInput(error), failure)) => {
+            Err((Refused::BadInput(error) | Refused::NoRoom(error), failure)) => {
                 self.give_back(&chain(&error), failure, caller)
             }
             Err((refused, failure)) => self.spill(&refused.reason(), failure, caller),
@@ -206,11 +211,13 @@ impl Inner {
         match catch_unwind(AssertUnwindSafe(|| repository.create(copy, durability))) {
             Ok(Ok(stored)) => {
                 self.note(Trouble::Store, None);
+                self.tell_of_evictions(&*repository);
                 Ok((stored, failure))
             }
-            Ok(Err(StoreError { failure, source })) => {
-                self.note_refusal(&repository, &source);
-                Err((Refused::of(source), failure))
+            Ok(Err(error)) => {
+                self.note_refusal(&repository, &error.source);
+                self.tell_of_overflow(&error);
+                Err((Refused::of(error.source), error.failure))
             }
             Err(_) => Err((Refused::Panicked, failure)),
         }
@@ -222,7 +229,7 @@ impl Inner {
         repository: &std::sync::Arc<dyn FailedOperationRepository>,
         error: &Error,
     ) {
-        if !matches!(error, Error::Invalid { .. } | Error::TooLarge { .. }) {
+        if !error.is_of_the_failure() {
             self.note(Trouble::Store, Some(error));
             self.give_up(repository, error);
         }

@@ -10,6 +10,7 @@ mod run;
 mod server;
 mod settings;
 mod stubborn;
+mod summaries;
 mod trial;
 
 use std::ffi::{OsStr, OsString};
@@ -289,6 +290,7 @@ fn help_is_as_written_down() {
         "show",
         "stats",
         "facets",
+        "summaries",
         "verify",
         "dump",
         "rebuild-index",

@@ -10,6 +10,7 @@ mod changing;
 mod completing;
 mod counting;
 mod creating;
+mod evicting;
 mod finding;
 mod releasing;
 mod writing;

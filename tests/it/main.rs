@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, and brings its own files and clocks"
 )]
 
+mod bounds;
 mod change;
 #[cfg(feature = "cli")]
 mod cli;
@@ -31,6 +32,7 @@ mod query;
 mod replay_crash;
 mod repository_model;
 mod schedule;
+mod service_bounds;
 mod service_ops;
 mod service_outbox;
 mod service_replay;

@@ -14,8 +14,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use deadletter::{
-    Act, Cause, Changed, Completion, Config, Decision, Durability, Entry, EntryId, Error, Filter,
-    Leased, NewFailure, Order, Page, ReplayType, Resolution, SlaThresholds, Status, Timestamp,
+    Act, Cause, Changed, Completion, Config, Decision, Durability, Entry, EntryId, Error,
+    EvictRequest, Filter, Leased, NewFailure, Order, Page, Priority, ReplayType, Resolution,
+    SlaThresholds, Status, Timestamp,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
@@ -109,6 +110,9 @@ enum Deed {
     Archive(Status, u64, usize),
     Purge(Vec<Nth>),
     PurgeBefore(u64, usize),
+    /// Evicts so many, of all or those of a domain, done ones too, into summaries.
+    Evict(u64, Option<&'static str>, bool, bool),
+    AgeSummaries(u64),
 }
 
 /// Leases are named by their number in the order in which they were granted.
@@ -250,6 +254,9 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => (status(), ms(), chunk()).prop_map(|(s, at, chunk)| Deed::Archive(s, at, chunk)),
         3 => many().prop_map(Deed::Purge),
         3 => (ms(), chunk()).prop_map(|(at, chunk)| Deed::PurgeBefore(at, chunk)),
+        1 => (0_u64..3, prop::option::of(domain()), any::<bool>(), any::<bool>())
+            .prop_map(|(count, of, done, sum)| Deed::Evict(count, of, done, sum)),
+        1 => (0_u64..200).prop_map(Deed::AgeSummaries),
     ]
 }
 
@@ -299,7 +306,10 @@ struct Side {
 }
 
 fn settings() -> Config {
-    crate::store::config()
+    let mut config = crate::store::config();
+    let ranks = [("payment", Priority::Critical), ("mail", Priority::Low)];
+    config.bounds.domain_priorities = ranks.map(|(domain, rank)| (domain.to_owned(), rank)).into();
+    config
 }
 
 fn kind(error: &Error) -> String {
@@ -537,6 +547,14 @@ impl Side {
                 assert_eq!(announced, purged);
                 purged.to_string()
             }
+            Deed::Evict(count, domain, terminal, compress) => {
+                let (domain, count) = (domain.map(str::to_owned), *count);
+                let (terminal, compress) = (*terminal, *compress);
+                told(f.evict(&EvictRequest { count, domain, terminal, compress }))
+            }
+            Deed::AgeSummaries(days) => {
+                told(f.age_summaries(Timestamp(f.now().0 + days * 86_400_000)))
+            }
         }
     }
 
@@ -666,7 +684,8 @@ impl Side {
     /// Everything there is, at the end.
     fn all(&mut self) -> String {
         check_books(&self.fixture);
-        self.entries(self.fixture.find(&Filter::default(), everything()))
+        let summaries = told(self.fixture.summaries());
+        summaries + &self.entries(self.fixture.find(&Filter::default(), everything()))
     }
 }
 

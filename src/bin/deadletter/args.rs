@@ -13,7 +13,7 @@ use crate::failure::Refusal;
 use crate::{
     archive, checkpoint, cleanup, compact, completions, dump, expire, export, facets, import, list,
     purge, put, rebuild_index, redrive, release, replay, resolve, retry, run, show, sla, stats,
-    verify,
+    summaries, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -77,6 +77,7 @@ pub enum Command {
     Stats(stats::StatsArgs),
     Facets(facets::FacetsArgs),
     Sla(sla::SlaArgs),
+    Summaries(summaries::SummariesArgs),
     Replay(replay::ReplayArgs),
     Retry(retry::RetryArgs),
     Redrive(redrive::RedriveArgs),

@@ -60,8 +60,9 @@ pub fn one_line(error: &Error) -> String {
 }
 
 fn spill(context: &Context, failure: NewFailure, cause: Error) -> Capture {
-    // Bad input stays bad, and a directory that is not ours gets no file of ours.
-    if exit_of(&cause) == Exit::Usage {
+    // Bad input stays bad, a directory that is not ours gets no file of ours, and what a limit keeps
+    // out would come home from a fallback file all the same.
+    if matches!(exit_of(&cause), Exit::Usage | Exit::NotCaptured) {
         return Capture::Lost(cause, None);
     }
     let spilled = context

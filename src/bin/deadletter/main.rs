@@ -38,6 +38,7 @@ mod settings;
 mod show;
 mod sla;
 mod stats;
+mod summaries;
 mod tee;
 mod verify;
 
@@ -110,6 +111,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
                 Command::Stats(_) => stats::stats(&context),
                 Command::Facets(args) => facets::facets(&context, args),
                 Command::Sla(_) => sla::sla(&context),
+                Command::Summaries(args) => summaries::summaries(&context, args),
                 Command::Replay(args) => replay::replay(&context, args),
                 Command::Retry(args) => retry::retry(&context, args),
                 Command::Redrive(args) => redrive::redrive(&context, args),

@@ -10,26 +10,26 @@ const EQUALS: char = '=';
 const PART: char = '|';
 
 /// The name of a domain, as entries have it.
-pub(super) fn domain(text: &str) -> Option<String> {
+pub(in crate::config) fn domain(text: &str) -> Option<String> {
     normalize_domain(text)
 }
 
 /// Any name.
-pub(super) fn name(text: &str) -> Option<String> {
+pub(in crate::config) fn name(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Names between bars, at least one.
-pub(super) fn names(text: &str) -> Option<Vec<String>> {
+pub(in crate::config) fn names(text: &str) -> Option<Vec<String>> {
     text.split(PART).map(|part| name(part.trim())).collect()
 }
 
-pub(super) fn names_text(names: &[String]) -> String {
+pub(in crate::config) fn names_text(names: &[String]) -> String {
     names.join(&PART.to_string())
 }
 
 /// Reads a map; a name that stands twice is refused.
-pub(super) fn read<V>(
+pub(in crate::config) fn read<V>(
     text: &str,
     key: fn(&str) -> Option<String>,
     value: impl Fn(&str) -> Option<V>,
@@ -49,7 +49,7 @@ pub(super) fn read<V>(
 }
 
 /// The text of a map, in the order of its names.
-pub(super) fn write<V>(map: &BTreeMap<String, V>, value: fn(&V) -> String) -> String {
+pub(in crate::config) fn write<V>(map: &BTreeMap<String, V>, value: fn(&V) -> String) -> String {
     let pairs = map.iter().map(|(key, it)| format!("{key}{EQUALS}{}", value(it)));
     pairs.collect::<Vec<_>>().join(&PAIR.to_string())
 }

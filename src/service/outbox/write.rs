@@ -154,6 +154,7 @@ impl Inner {
         match written {
             Ok(Ok(stored)) if stored.len() == items.len() => {
                 self.note(Trouble::Store, None);
+                self.tell_of_evictions(&**repository);
                 settled.extend(items.drain(..).zip(stored.into_iter().map(Fate::Written)));
                 return None;
             }
@@ -162,7 +163,7 @@ impl Inner {
                 for (item, failure) in items.iter_mut().zip(failures) {
                     *item.failure = failure;
                 }
-                if !matches!(source, Error::Invalid { .. } | Error::TooLarge { .. }) {
+                if !source.is_of_the_failure() {
                     self.note_refusal(repository, &source);
                     return Some(source);
                 }
@@ -193,7 +194,7 @@ impl Inner {
                     items.extend(waiting);
                     return Some(error);
                 }
-                Err((refused @ Refused::BadInput(_), failure)) => {
+                Err((refused @ (Refused::BadInput(_) | Refused::NoRoom(_)), failure)) => {
                     let result = self.give_back(&refused.reason(), failure, item.caller.as_ref());
                     settled.push((item, Fate::Failed(result)));
                 }

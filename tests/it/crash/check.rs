@@ -41,6 +41,7 @@ pub fn check(
     let mut next = model.resolve(&entries, crash)?;
     let cut = disk.crash_image(CrashMode::Nothing, 0);
     next.settle_removed(balance(&engine, &entries)?)?;
+    next.settle_compressed(compressed(&engine)?)?;
     if thorough {
         verify(&cut)?;
         agree(&engine, &entries)?;
@@ -73,6 +74,12 @@ pub fn balance(engine: &Engine, entries: &[Entry]) -> Result<u64, String> {
         return Ok(removed);
     }
     Err(format!("{live} entries are there; the account says {accounting:?}, counted {tallies:?}"))
+}
+
+/// How many entries the summaries count.
+pub fn compressed(engine: &Engine) -> Result<u64, String> {
+    let summaries = engine.summaries().map_err(|error| format!("{error:?}"))?;
+    Ok(summaries.iter().map(|summary| summary.count).sum())
 }
 
 /// A check without the lock finds no damage either, for an unfinished write is none.

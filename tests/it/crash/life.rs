@@ -100,6 +100,8 @@ fn choose(chance: &mut Chance) -> Op {
         28..=31 => Op::Change,
         32..=33 => Op::Remove,
         34..=35 => Op::ChangeMany,
+        36 => Op::Evict,
+        37..=39 => Op::Compress,
         _ => Op::Store,
     }
 }

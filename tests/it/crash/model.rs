@@ -45,6 +45,8 @@ pub struct Record {
     pub states: Vec<(Option<Arc<State>>, Level)>,
     /// It was removed, or else it was never durable: it must not be seen again.
     pub gone: bool,
+    /// Calls may have removed it without a summary, or into one.
+    pub taken: (bool, bool),
 }
 
 /// Everything ever submitted to a store.
@@ -54,6 +56,8 @@ pub struct Model {
     units: usize,
     /// How many entries were removed, at least and at most.
     removed: (u64, u64),
+    /// How many of them summaries count, at least and at most.
+    compressed: (u64, u64),
 }
 
 impl Crash {
@@ -83,6 +87,7 @@ impl Model {
                 beside: false,
                 states: vec![(Some(state), Level::Synced)],
                 gone: false,
+                taken: (false, false),
             });
         }
         first..self.records.len()
@@ -155,7 +160,14 @@ impl Model {
 
     /// A change is submitted; without a state it removes the entry.
     pub fn begin_change(&mut self, index: usize, state: Option<State>) {
+        self.records[index].taken.0 |= state.is_none();
         self.records[index].states.push((state.map(Arc::new), Level::Unknown));
+    }
+
+    /// An entry is to be evicted into a summary.
+    pub fn begin_compress(&mut self, index: usize) {
+        self.records[index].taken.1 = true;
+        self.records[index].states.push((None, Level::Unknown));
     }
 
     /// The changes of one call were acknowledged, or failed.
@@ -169,6 +181,7 @@ impl Model {
                     if last.0.is_none() {
                         (record.gone, record.level, record.id) = (true, Level::Never, None);
                         self.removed = (self.removed.0 + 1, self.removed.1 + 1);
+                        record.count_compressed(&mut self.compressed, true);
                     }
                 }
                 Some(error) if is_refusal(error) => drop(record.states.pop()),
@@ -189,6 +202,16 @@ impl Model {
             return Err(format!("{removed} entries were removed, not {:?}", self.removed));
         }
         self.removed = (removed, removed);
+        Ok(())
+    }
+
+    /// Compares how many entries the summaries count with how many they may; from then on that is
+    /// known. So an entry is there or counted, never both and never neither.
+    pub fn settle_compressed(&mut self, compressed: u64) -> Result<(), String> {
+        if compressed < self.compressed.0 || self.compressed.1 < compressed {
+            return Err(format!("summaries count {compressed} entries, not {:?}", self.compressed));
+        }
+        self.compressed = (compressed, compressed);
         Ok(())
     }
 
@@ -233,6 +256,7 @@ impl Model {
             let entry = seen.get(&serial);
             let removal = record.removal(crash).filter(|_| entry.is_none());
             if let Some(certain) = removal {
+                record.count_compressed(&mut next.compressed, certain);
                 let certain = u64::from(certain);
                 next.removed = (next.removed.0 + certain, next.removed.1 + 1);
                 (record.gone, record.level, record.id) = (true, Level::Never, None);
@@ -263,6 +287,14 @@ impl Model {
 }
 
 impl Record {
+    /// It was removed, or may have been: so a summary may count it, and must if nothing else took
+    /// it.
+    fn count_compressed(&self, compressed: &mut (u64, u64), certain: bool) {
+        let (plain, summed) = self.taken;
+        compressed.0 += u64::from(certain && summed && !plain);
+        compressed.1 += u64::from(summed);
+    }
+
     /// Whether it may have been removed; then, if it must have been there before.
     fn removal(&self, crash: Crash) -> Option<bool> {
         let removes = self.since(crash).iter().any(|(state, _)| state.is_none());
@@ -314,6 +346,7 @@ impl Record {
         self.key = Some(entry.key.clone());
         self.level = Level::Synced;
         self.states = vec![(Some(state), Level::Synced)];
+        self.taken = (false, false);
         Ok(())
     }
 
@@ -359,7 +392,7 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 /// Every submission carries its place in the model.
-fn serial_of(entry: &Entry) -> Option<usize> {
+pub fn serial_of(entry: &Entry) -> Option<usize> {
     entry.operation.error_code.strip_prefix('n')?.parse().ok()
 }
 

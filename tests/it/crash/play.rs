@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadletter::{
-    Cause, Changed, Decision, Durability, Engine, EntryId, Env, Error, Json, NewFailure, Simulated,
-    State, Status, Timestamp,
+    Cause, Changed, Decision, Durability, Engine, Entry, EntryId, Env, Error, EvictRequest, Json,
+    NewFailure, Simulated, State, Status, Timestamp,
 };
 
-use super::check::{balance, view};
-use super::model::{Crash, Level, Model};
+use super::check::{balance, compressed, view};
+use super::model::{Crash, Level, Model, serial_of};
 use super::tap::Tap;
 use super::{Chance, config};
 
@@ -33,6 +33,8 @@ pub enum Op {
     Remove,
     ChangeMany,
     Compact,
+    Evict,
+    Compress,
 }
 
 impl Op {
@@ -48,7 +50,7 @@ impl Op {
         Self::Checkpoint,
         Self::Reopen,
         Self::Rotate,
-        Self::Remove,
+        Self::Compress,
         Self::ChangeMany,
         Self::Compact,
     ];
@@ -96,6 +98,7 @@ impl Run {
                     Ok(entries) => {
                         self.model = self.model.resolve(&entries, Crash::Process)?;
                         self.model.settle_removed(balance(&engine, &entries)?)?;
+                        self.model.settle_compressed(compressed(&engine)?)?;
                     }
                     Err(_) if self.faulty => return Ok(()),
                     Err(error) => return Err(error),
@@ -130,6 +133,8 @@ impl Run {
             Op::Change => self.change(&engine),
             Op::Remove => self.change_many(&engine, 1, Some(Fate::Remove)),
             Op::ChangeMany => self.change_many(&engine, 4, None),
+            Op::Evict => self.evict(&engine, false),
+            Op::Compress => self.evict(&engine, true),
             Op::Flush => self.flush(&engine),
             Op::Compact => {
                 let result = engine.compact(&mut |_, _| {});
@@ -386,6 +391,45 @@ impl Run {
         Ok(())
     }
 
+    /// Evicts the oldest entries; those that are done come first.
+    fn evict(&mut self, engine: &Engine, compress: bool) -> Result<(), String> {
+        let mut entries = match view(engine) {
+            Ok(entries) => entries,
+            Err(_) if self.faulty => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        entries.sort_by_key(eviction_rank);
+        let victims = entries.iter().take(2).filter_map(serial_of).collect::<Vec<_>>();
+        for index in &victims {
+            if compress {
+                self.model.begin_compress(*index);
+            } else {
+                self.model.begin_change(*index, None);
+            }
+        }
+        self.know();
+        // No more than that: what waits in memory becomes visible with the first eviction.
+        let count = victims.len() as u64;
+        let request = EvictRequest { count, terminal: true, compress, domain: None };
+        match engine.evict(&request) {
+            Ok(report) if report.evicted != count => {
+                return Err(format!("{} were evicted, not {victims:?}", report.evicted));
+            }
+            Ok(_) => {
+                self.model.end_changes(&victims, None);
+                if !self.faulty {
+                    self.model.settle_compressed(compressed(engine)?)?;
+                }
+            }
+            Err(error) => {
+                self.allow(&error)?;
+                self.model.end_changes(&victims, Some(&error));
+            }
+        }
+        self.know();
+        Ok(())
+    }
+
     fn flush(&mut self, engine: &Engine) -> Result<(), String> {
         self.disk.advance(Duration::from_secs(2));
         let result = engine.step();
@@ -423,6 +467,15 @@ enum Fate {
     Keep,
     Change,
     Remove,
+}
+
+/// Who goes first: archived ones, then others that are done, then those that wait.
+fn eviction_rank(entry: &Entry) -> u8 {
+    match entry.operation.status {
+        Status::Archived => 0,
+        Status::Resolved => 1,
+        _ => 2,
+    }
 }
 
 /// How a failure looks.

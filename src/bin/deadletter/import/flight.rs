@@ -168,10 +168,15 @@ impl<'a> Flights<'a> {
                 }
                 Err(error) => error,
             };
-        if !matches!(source, Error::Invalid { .. } | Error::TooLarge { .. }) {
+        let is_full = matches!(source, Error::Full { .. });
+        if !is_full && !matches!(source, Error::Invalid { .. } | Error::TooLarge { .. }) {
             return Err(Stopped::Error(source.into()));
         }
         if let [line] = *lines {
+            // No line is at fault; what fits is stored, and the rest can be imported later.
+            if is_full {
+                return Err(Stopped::Error(source.into()));
+            }
             return self.refuse(line, source.to_string());
         }
         let mut lines = lines;
