@@ -110,6 +110,15 @@ pub enum Error {
         /// The bound in bytes.
         bytes_max: u64,
     },
+    /// There is no space for it: a bound was reached or the disk is full. Nothing was stored.
+    Full {
+        /// The setting that bounds it, or `disk`.
+        what: &'static str,
+        /// What it would have taken: of a setting all in all, of the disk in addition.
+        bytes: u64,
+        /// What there may be: of a setting the bound, of the disk what is free.
+        bytes_max: u64,
+    },
     /// The index was not ready before the deadline.
     IndexNotReady {
         /// How long the call waited, in milliseconds.
@@ -264,6 +273,16 @@ impl fmt::Display for Error {
             Self::QueueFull { bytes, bytes_max } => {
                 write!(f, "{bytes} bytes wait to be written, at most {bytes_max} may; try again")
             }
+            Self::Full { what: "disk", bytes, bytes_max } => write!(
+                f,
+                "the disk is full: {bytes_max} bytes are free, {bytes} are needed; \
+                 free some space, and capture goes on by itself"
+            ),
+            Self::Full { what, bytes, bytes_max } => write!(
+                f,
+                "the store is full: {bytes} needed, {what} allows {bytes_max}; \
+                 purge entries or raise {what}"
+            ),
             Self::IndexNotReady { waited_ms } => {
                 write!(f, "the index was not ready within {waited_ms} ms; try again")
             }
