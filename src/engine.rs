@@ -1,8 +1,8 @@
 //! The engine: the wall between bytes and policy. Opens a store, owns its threads, closes it.
 //!
 //! `store` takes failures in, `load` builds the index beside it, `query` and `read` find entries
-//! again, `change` alters their state or removes them, `tally` counts why, `drain` brings fallback files home. `verify` and `dump`
-//! look at files without a lock.
+//! again, `change` alters their state or removes them, `tally` counts why, `drain` brings fallback files home,
+//! `space` watches over what all of it takes. `verify` and `dump` look at files without a lock.
 //!
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
 //! checked; no thread outlives the last handle.
@@ -15,6 +15,7 @@ mod lease;
 mod load;
 mod query;
 mod read;
+mod space;
 mod store;
 mod tail;
 mod tally;
@@ -37,12 +38,14 @@ pub use dump::{Dump, FrameInfo, dump};
 pub use lease::Leases;
 pub use load::RebuildReport;
 pub use query::{Accounting, Bytes, Facets, Statistics};
+pub use space::{Shortage, Space, SpaceLevel};
 pub use store::{BatchError, BatchReceipt, Receipt, StoreError, Stored};
 pub use tail::{Tail, TailItem};
 pub use tally::TallyRow;
 pub use verify::{VerifyReport, verify, verify_with};
 
 use feed::Feed;
+use space::Watch;
 use store::Reservations;
 use upkeep::Threads;
 
@@ -95,6 +98,7 @@ struct Inner {
     /// Guards what is written to the checkpoint slots.
     slot: Mutex<Slot>,
     items: Vec<SegmentItem>,
+    watch: Watch,
     report: Mutex<OpenReport>,
     threads: Threads,
     closed: AtomicBool,
@@ -164,8 +168,9 @@ impl Engine {
         if config.recovery == Recovery::Strict {
             refuse_damage(&config, &env)?;
         }
-        let opened = log::open(&env, &config)?;
-        let engine = Self::start(config, env, opened);
+        let (opened, account, ballast) = log::open(&env, &config)?;
+        let watch = Watch::new(account, Some(ballast));
+        let engine = Self::start(config, env, opened, watch);
         match engine.inner.config.background {
             Background::Threads => {
                 engine.inner.threads.start(&engine.inner)?;
@@ -193,10 +198,11 @@ impl Engine {
     pub fn open_read_only_with(config: Config, env: Arc<dyn Env>) -> Result<Self> {
         config.check()?;
         let opened = log::open_read_only(&env, &config)?;
-        Ok(Self::start(config, env, opened))
+        let watch = Watch::of_reader(&*env, &config, &opened.segments)?;
+        Ok(Self::start(config, env, opened, watch))
     }
 
-    fn start(config: Config, env: Arc<dyn Env>, opened: Opened) -> Self {
+    fn start(config: Config, env: Arc<dyn Env>, opened: Opened, watch: Watch) -> Self {
         let keys = Arc::new(Reservations::default());
         let counters = Counters::resume(&opened);
         let threads = Threads::default();
@@ -230,6 +236,7 @@ impl Engine {
             drained: Mutex::new(opened.drained.into_iter().collect()),
             slot: Mutex::new(slot),
             items: opened.items,
+            watch,
             report: Mutex::new(opened.report),
             threads,
             closed: AtomicBool::new(false),
@@ -278,7 +285,7 @@ impl Engine {
     }
 
     /// Does a little of the background work: queued records, overdue syncs, preparation of the
-    /// next segment, fallback files. For a host that opened with [`Background::Manual`].
+    /// next segment, fallback files, the watch over space. For a host that opened with [`Background::Manual`].
     ///
     /// # Errors
     ///
@@ -287,12 +294,16 @@ impl Engine {
         self.inner.check_open()?;
         self.inner.commit()?.flush()?;
         if let Some(preparer) = &self.inner.preparer {
-            preparer.want_next(self.inner.segments.active_number());
+            if self.inner.has_ample_space() {
+                preparer.want_next(self.inner.segments.active_number());
+            }
             if preparer.is_due() {
                 preparer.step()?;
             }
         }
-        self.inner.drain().map(|_| ())
+        let drained = self.inner.drain().map(|_| ());
+        self.inner.watch_space()?;
+        drained
     }
 
     /// Makes everything stored so far durable, saves the index, and writes a checkpoint, so that
@@ -352,6 +363,17 @@ impl Inner {
 
     /// Writes the next checkpoint slot, as of the last sync.
     fn write_slot(&self, clean: bool) -> Result<()> {
+        let written = self.try_write_slot(clean);
+        match (&written, &self.watch.ballast) {
+            // On a full disk a slot may be one that never was: a change must not wait for it.
+            (Err(error), Some(ballast)) if log::is_no_space(error) && ballast.release()? > 0 => {
+                self.try_write_slot(clean)
+            }
+            _ => written,
+        }
+    }
+
+    fn try_write_slot(&self, clean: bool) -> Result<()> {
         // A process that stores one entry and ends spares the sync: without this slot the next
         // open recovers, and loses nothing.
         let brief = self.config.background == Background::Manual && self.feed.ready().is_none();
@@ -404,6 +426,9 @@ impl Inner {
         let unchanged = slot.clean && slot.clean_lsn == commit.last_lsn();
         if unchanged && !self.counters.moved() {
             return Ok(());
+        }
+        if let Err(error) = self.renew_ballast(self.env.monotonic_ms()) {
+            tracing::warn!(%error, "there is no ballast");
         }
         self.save_index(true)?;
         self.write_slot(true)

@@ -60,8 +60,9 @@ pub use config::{
 };
 pub use engine::{
     Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, Decision, Dump, Engine,
-    Facets, FrameInfo, Leases, RebuildReport, Receipt, Spilled, Statistics, StoreError, Stored,
-    Tail, TailItem, TallyRow, VerifyReport, dump, spill, spill_with, verify, verify_with,
+    Facets, FrameInfo, Leases, RebuildReport, Receipt, Shortage, Space, SpaceLevel, Spilled,
+    Statistics, StoreError, Stored, Tail, TailItem, TallyRow, VerifyReport, dump, spill,
+    spill_with, verify, verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, AUTO_REPLAY, Act, Action, Attempt, Cause, Completion,

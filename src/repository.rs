@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use crate::config::Durability;
 use crate::engine::{
-    Accounting, BatchError, Changed, Decision, Facets, Leases, Spilled, Statistics, StoreError,
-    Stored, TallyRow,
+    Accounting, BatchError, Changed, Decision, Facets, Leases, Space, Spilled, Statistics,
+    StoreError, Stored, TallyRow,
 };
 use crate::entry::{
     Act, Completion, Entry, EntryId, Filter, NewFailure, Page, ReplayType, Status, Timestamp,
@@ -178,6 +178,15 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
     /// Why the repository takes no more changes until it is opened again; `None` while it does.
     fn failure(&self) -> Option<Error> {
         None
+    }
+
+    /// How it stands with space; `None` for a repository that has no disk.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be found out.
+    fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
     }
 
     /// Closes the repository; later calls answer [`Error::Closed`](crate::Error::Closed).

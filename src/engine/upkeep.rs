@@ -136,6 +136,9 @@ impl Inner {
                 if let Err(error) = self.drain() {
                     tracing::warn!(%error, "fallback files could not be brought home");
                 }
+                if let Err(error) = self.watch_space() {
+                    tracing::warn!(%error, "the space could not be looked after");
+                }
             }
         }
     }
@@ -151,7 +154,9 @@ impl Inner {
 
     fn prepare_ahead(&self) -> Result<()> {
         let Some(preparer) = &self.preparer else { return Ok(()) };
-        preparer.want_next(self.segments.active_number());
+        if self.has_ample_space() {
+            preparer.want_next(self.segments.active_number());
+        }
         while preparer.is_due()
             && matches!(self.threads.stopped.try_recv(), Err(error) if error.is_empty())
         {

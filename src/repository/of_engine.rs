@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::FailedOperationRepository;
 use crate::config::Durability;
 use crate::engine::{
-    Accounting, BatchError, Changed, Decision, Engine, Facets, Leases, Spilled, Statistics,
+    Accounting, BatchError, Changed, Decision, Engine, Facets, Leases, Space, Spilled, Statistics,
     StoreError, Stored, TallyRow,
 };
 use crate::entry::{Entry, EntryId, Filter, NewFailure, Page, Status, Timestamp};
@@ -102,6 +102,10 @@ impl FailedOperationRepository for Engine {
 
     fn failure(&self) -> Option<Error> {
         Self::failure(self)
+    }
+
+    fn space(&self) -> Result<Option<Space>> {
+        Self::space(self).map(Some)
     }
 
     fn close(&self) -> Result<()> {
