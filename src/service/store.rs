@@ -205,7 +205,7 @@ impl Inner {
         let copy = NewFailure::clone(&failure);
         match catch_unwind(AssertUnwindSafe(|| repository.create(copy, durability))) {
             Ok(Ok(stored)) => {
-                self.note(Trouble::Store, None);
+                self.note_stored();
                 Ok((stored, failure))
             }
             Ok(Err(StoreError { failure, source })) => {
@@ -222,9 +222,14 @@ impl Inner {
         repository: &std::sync::Arc<dyn FailedOperationRepository>,
         error: &Error,
     ) {
-        if !matches!(error, Error::Invalid { .. } | Error::TooLarge { .. }) {
-            self.note(Trouble::Store, Some(error));
-            self.give_up(repository, error);
+        match error {
+            Error::Invalid { .. } | Error::TooLarge { .. } => {}
+            // It ends by itself, and the store says when.
+            Error::Full { .. } => self.note(Trouble::Space, Some(error)),
+            _ => {
+                self.note(Trouble::Store, Some(error));
+                self.give_up(repository, error);
+            }
         }
     }
 
