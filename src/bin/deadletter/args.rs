@@ -11,8 +11,9 @@ use jiff::tz::TimeZone;
 
 use crate::failure::Refusal;
 use crate::{
-    archive, checkpoint, cleanup, completions, dump, expire, export, facets, import, list, purge,
-    put, rebuild_index, redrive, release, replay, resolve, retry, run, show, sla, stats, verify,
+    archive, checkpoint, cleanup, completions, doctor, dump, expire, export, facets, import, list,
+    purge, put, rebuild_index, redrive, release, replay, resolve, retry, run, show, sla, stats,
+    verify,
 };
 
 const EXAMPLES: &str = "\
@@ -86,6 +87,7 @@ pub enum Command {
     Purge(purge::PurgeArgs),
     Cleanup(cleanup::CleanupArgs),
     Verify(verify::VerifyArgs),
+    Doctor(doctor::DoctorArgs),
     Dump(dump::DumpArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),
     Checkpoint(checkpoint::CheckpointArgs),

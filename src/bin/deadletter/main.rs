@@ -13,6 +13,7 @@ mod capture;
 mod checkpoint;
 mod cleanup;
 mod completions;
+mod doctor;
 mod dump;
 mod expire;
 mod export;
@@ -119,6 +120,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
                 Command::Purge(args) => purge::purge(&context, args),
                 Command::Cleanup(args) => cleanup::cleanup(&context, args),
                 Command::Verify(_) => verify::verify(&context),
+                Command::Doctor(_) => doctor::doctor(&context),
                 Command::Dump(args) => dump::dump(&context, args),
                 Command::RebuildIndex(_) => rebuild_index::rebuild_index(&context),
                 Command::Checkpoint(_) => checkpoint::checkpoint(&context),
