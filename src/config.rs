@@ -20,7 +20,10 @@ pub use bounds::{Bounds, OverflowStrategy};
 pub use dlq::{DlqConfig, Priority};
 pub use setting::Setting;
 
-use setting::{GIB, KIB, MIB, number, seconds, seconds_text, setting, size, small, word};
+use setting::{
+    GIB, KIB, MIB, number, optional, optional_text, seconds, seconds_text, setting, size, small,
+    word,
+};
 
 /// What is true of an entry when its store call returns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,6 +106,12 @@ pub struct Config {
     /// The size of a segment. Default 16 MiB, from 64 KiB to 1 GiB. Smaller segments give space
     /// back sooner; a record takes at most half of one.
     pub segment_bytes: u64,
+    /// The most bytes that the data directory takes, everything in it counted. Default none, from
+    /// 1 MiB to 16 TiB. Segments become smaller with it, see [`Config::segment_size`].
+    pub max_bytes: Option<u64>,
+    /// Space that is kept for an operator's changes on a full disk. Default 1 MiB, at most 64 MiB
+    /// and never more than a segment; 0 keeps none.
+    pub ballast_bytes: u64,
     /// How a segment is made ready. Default [`Prepare::Zero`].
     pub prepare: Prepare,
     /// What opening does about damage. Default [`Recovery::Salvage`].
@@ -183,6 +192,23 @@ impl Config {
             "The size of a segment; smaller ones give space back sooner.",
             |text| size(text, 64 * KIB, GIB),
             segment_bytes
+        ),
+        setting!(
+            "max_bytes",
+            "",
+            "1 MiB to 16 TiB, or empty for no bound",
+            "The most bytes that the data directory takes; a segment is then at most a sixteenth.",
+            |text| optional(text, |text| size(text, MIB, 16 << 40)),
+            optional_text,
+            max_bytes
+        ),
+        setting!(
+            "ballast_bytes",
+            "1 MiB",
+            "0 to 64 MiB",
+            "Space kept for an operator's changes on a full disk; never more than a segment.",
+            |text| size(text, 0, 64 * MIB),
+            ballast_bytes
         ),
         setting!(
             "prepare",
@@ -336,6 +362,8 @@ impl Config {
             fallback_dir: None,
             durability: Durability::default(),
             segment_bytes: 16 * MIB,
+            max_bytes: None,
+            ballast_bytes: MIB,
             prepare: Prepare::default(),
             recovery: Recovery::default(),
             lock_wait_ms: 0,
@@ -380,6 +408,18 @@ impl Config {
         self.fallback_dir.clone().unwrap_or_else(|| self.dir.join("fallback"))
     }
 
+    /// How large a segment really is: `segment_bytes`, and with `max_bytes` at most a sixteenth of
+    /// it, so that space comes back in small pieces; never below 64 KiB.
+    pub fn segment_size(&self) -> u64 {
+        let share = self.max_bytes.map_or(u64::MAX, |bytes| bytes / 16);
+        self.segment_bytes.min(share.max(64 * KIB))
+    }
+
+    /// How large the ballast really is: `ballast_bytes`, and at most a segment.
+    pub fn ballast_size(&self) -> u64 {
+        self.ballast_bytes.min(self.segment_size())
+    }
+
     /// Checks every field against its bounds, and the fields against each other. Opening a store
     /// does it, too.
     ///
@@ -403,13 +443,18 @@ impl Config {
             let bound = "another folder than the data directory (dir)";
             return Err(Error::invalid("fallback_dir", self.dir.display(), bound));
         }
-        let record_bytes_max = self.segment_bytes / 2;
+        let record_bytes_max = self.segment_size() / 2;
+        let by = if self.segment_size() < self.segment_bytes {
+            "half of a segment, which is a sixteenth of max_bytes"
+        } else {
+            "half of segment_bytes"
+        };
         for (name, bytes) in [
             ("request_data_max_bytes", self.limits.request_data_max_bytes),
             ("field_max_bytes", self.limits.field_max_bytes),
         ] {
             if bytes > record_bytes_max {
-                let bound = format!("at most half of segment_bytes, which is {record_bytes_max}");
+                let bound = format!("at most {by}, so {record_bytes_max}");
                 return Err(Error::invalid(name, bytes, bound));
             }
         }
@@ -488,6 +533,12 @@ mod tests {
         ("fallback_dir", &["", "/b", "c d"], &[]),
         ("durability", &["synced", "written", "queued"], &["", "Synced", "none"]),
         ("segment_bytes", &["65536", "1073741824"], &["65535", "1073741825", "0", "-1"]),
+        (
+            "max_bytes",
+            &["", "1048576", "17592186044416"],
+            &["0", "1048575", "17592186044417", "none", "-1"],
+        ),
+        ("ballast_bytes", &["0", "67108864"], &["67108865", "-1", ""]),
         ("prepare", &["zero", "allocate"], &["", "none"]),
         ("recovery", &["salvage", "strict"], &["", "none"]),
         (
@@ -595,6 +646,28 @@ mod tests {
         let mut config = Config::new("/a");
         config.segment_bytes = 2 * MIB;
         config.check().unwrap();
+        check_refused(
+            |config| config.max_bytes = Some(32 * MIB - 1),
+            &["request_data_max_bytes", "max_bytes"],
+        );
+        config.max_bytes = Some(32 * MIB);
+        config.check().unwrap();
+    }
+
+    #[test]
+    fn segments_and_ballast_follow_the_bound_of_the_directory() {
+        for (segment, max, ballast, wanted) in [
+            (16 * MIB, None, MIB, (16 * MIB, MIB)),
+            (16 * MIB, Some(256 * MIB), MIB, (16 * MIB, MIB)),
+            (16 * MIB, Some(64 * MIB), 8 * MIB, (4 * MIB, 4 * MIB)),
+            (16 * MIB, Some(MIB), MIB, (64 * KIB, 64 * KIB)),
+            (64 * KIB, Some(256 * MIB), 0, (64 * KIB, 0)),
+        ] {
+            let mut config = Config::new("/a");
+            (config.segment_bytes, config.max_bytes, config.ballast_bytes) =
+                (segment, max, ballast);
+            assert_eq!((config.segment_size(), config.ballast_size()), wanted, "{max:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! `store` takes failures in, `load` builds the index beside it, `query` and `read` find entries
 //! again, `change` alters their state or removes them, `evict` makes room, `summaries` tells what
 //! is left of what went, `tally` counts why, `notice` says what becomes due, `compact` gives space
-//! back, `drain` brings fallback files home. `verify` and `dump` look at files without a lock.
+//! back, `space` watches over what all of it takes, `drain` brings fallback files home. `verify` and
+//! `dump` look at files without a lock.
 //!
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
 //! checked; no thread outlives the last handle.
@@ -20,6 +21,7 @@ mod load;
 mod notice;
 mod query;
 mod read;
+mod space;
 mod store;
 mod summaries;
 mod tail;
@@ -46,6 +48,7 @@ pub use load::RebuildReport;
 pub(crate) use notice::NoticeTakers;
 pub use notice::{Notice, NoticeTaker};
 pub use query::{Accounting, Bytes, Facets, Statistics};
+pub use space::{Shortage, Space, SpaceLevel};
 pub use store::{BatchError, BatchReceipt, Receipt, StoreError, Stored};
 pub use tail::{Tail, TailItem};
 pub use tally::TallyRow;
@@ -54,6 +57,7 @@ pub use verify::{VerifyReport, verify, verify_with};
 use compact::Compactor;
 use evict::Pressure;
 use feed::Feed;
+use space::Watch;
 use store::Reservations;
 use upkeep::Threads;
 
@@ -106,6 +110,7 @@ struct Inner {
     drained: Mutex<HashSet<[u8; 16]>>,
     /// Guards what is written to the checkpoint slots.
     slot: Mutex<Slot>,
+    watch: Watch,
     report: Mutex<OpenReport>,
     /// What the compactor does and knows.
     compactor: Mutex<Compactor>,
@@ -181,8 +186,9 @@ impl Engine {
         if config.recovery == Recovery::Strict {
             refuse_damage(&config, &env)?;
         }
-        let opened = log::open(&env, &config)?;
-        let engine = Self::start(config, env, opened);
+        let (opened, account, ballast) = log::open(&env, &config)?;
+        let watch = Watch::new(account, Some(ballast));
+        let engine = Self::start(config, env, opened, watch);
         match engine.inner.config.background {
             Background::Threads => {
                 engine.inner.threads.start(&engine.inner)?;
@@ -210,10 +216,11 @@ impl Engine {
     pub fn open_read_only_with(config: Config, env: Arc<dyn Env>) -> Result<Self> {
         config.check()?;
         let opened = log::open_read_only(&env, &config)?;
-        Ok(Self::start(config, env, opened))
+        let watch = Watch::of_reader(&*env, &config, &opened.segments)?;
+        Ok(Self::start(config, env, opened, watch))
     }
 
-    fn start(config: Config, env: Arc<dyn Env>, opened: Opened) -> Self {
+    fn start(config: Config, env: Arc<dyn Env>, opened: Opened, watch: Watch) -> Self {
         let keys = Arc::new(Reservations::default());
         let counters = Counters::resume(&opened);
         let threads = Threads::default();
@@ -249,6 +256,7 @@ impl Engine {
             leases,
             drained: Mutex::new(opened.set.drained.into_iter().collect()),
             slot: Mutex::new(slot),
+            watch,
             report: Mutex::new(opened.report),
             compactor: Mutex::default(),
             reshaping: Mutex::default(),
@@ -300,8 +308,8 @@ impl Engine {
     }
 
     /// Does a little of the background work: queued records, overdue syncs, preparation of the
-    /// next segment, room under the limits, fallback files, one step of compaction. For a host that
-    /// opened with [`Background::Manual`].
+    /// next segment, room under the limits, fallback files, the watch over space, one step of
+    /// compaction. For a host that opened with [`Background::Manual`].
     ///
     /// # Errors
     ///
@@ -310,13 +318,17 @@ impl Engine {
         self.inner.check_open()?;
         self.inner.commit()?.flush()?;
         if let Some(preparer) = &self.inner.preparer {
-            preparer.want_next(self.inner.segments.active_number());
+            if self.inner.has_ample_space() {
+                preparer.want_next(self.inner.segments.active_number());
+            }
             if preparer.is_due() {
                 preparer.step()?;
             }
         }
         self.inner.relieve_if_due()?;
-        self.inner.drain()?;
+        let drained = self.inner.drain().map(|_| ());
+        self.inner.watch_space()?;
+        drained?;
         self.inner.compact_step(false).map(|_| ())
     }
 
@@ -393,6 +405,17 @@ impl Inner {
 
     /// Writes the next checkpoint slot, as of the last sync.
     fn write_slot(&self, clean: bool) -> Result<()> {
+        let written = self.try_write_slot(clean);
+        match (&written, &self.watch.ballast) {
+            // On a full disk a slot may be one that never was: a change must not wait for it.
+            (Err(error), Some(ballast)) if log::is_no_space(error) && ballast.release()? > 0 => {
+                self.try_write_slot(clean)
+            }
+            _ => written,
+        }
+    }
+
+    fn try_write_slot(&self, clean: bool) -> Result<()> {
         // A process that stores one entry and ends spares the sync: without this slot the next
         // open recovers, and loses nothing.
         let brief = self.config.background == Background::Manual && self.feed.ready().is_none();
@@ -445,6 +468,9 @@ impl Inner {
         let unchanged = slot.clean && slot.lsn == commit.last_lsn();
         if unchanged && !self.counters.moved() {
             return Ok(());
+        }
+        if let Err(error) = self.renew_ballast(self.env.monotonic_ms()) {
+            tracing::warn!(%error, "there is no ballast");
         }
         self.save_index(true)?;
         self.write_slot(true)

@@ -111,7 +111,7 @@ pub enum Error {
         bytes_max: u64,
     },
     /// As many entries wait as a limit allows, and none of them may be evicted; nothing was stored.
-    Full {
+    TooMany {
         /// The setting that sets the limit.
         what: &'static str,
         /// The domain, of a limit on each domain.
@@ -120,6 +120,15 @@ pub enum Error {
         limit: u64,
         /// How many entries wait.
         count: u64,
+    },
+    /// There is no space for it: a bound was reached or the disk is full. Nothing was stored.
+    Full {
+        /// The setting that bounds it, or `disk`.
+        what: &'static str,
+        /// What it would have taken: of a setting all in all, of the disk in addition.
+        bytes: u64,
+        /// What there may be: of a setting the bound, of the disk what is free.
+        bytes_max: u64,
     },
     /// The index was not ready before the deadline.
     IndexNotReady {
@@ -233,7 +242,7 @@ impl Error {
     /// Whether a failure was refused for what it is, or for want of room under a limit, by a store
     /// that is well.
     pub(crate) const fn is_of_the_failure(&self) -> bool {
-        matches!(self, Self::Invalid { .. } | Self::TooLarge { .. } | Self::Full { .. })
+        matches!(self, Self::Invalid { .. } | Self::TooLarge { .. } | Self::TooMany { .. })
     }
 }
 
@@ -288,7 +297,7 @@ impl fmt::Display for Error {
             Self::QueueFull { bytes, bytes_max } => {
                 write!(f, "{bytes} bytes wait to be written, at most {bytes_max} may; try again")
             }
-            Self::Full { what, domain, limit, count } => {
+            Self::TooMany { what, domain, limit, count } => {
                 let of = domain.as_ref().map(|domain| format!(" of domain {domain}"));
                 write!(
                     f,
@@ -297,6 +306,16 @@ impl fmt::Display for Error {
                     of.unwrap_or_default()
                 )
             }
+            Self::Full { what: "disk", bytes, bytes_max } => write!(
+                f,
+                "the disk is full: {bytes_max} bytes are free, {bytes} are needed; \
+                 free some space, and capture goes on by itself"
+            ),
+            Self::Full { what, bytes, bytes_max } => write!(
+                f,
+                "the store is full: {bytes} needed, {what} allows {bytes_max}; \
+                 purge entries or raise {what}"
+            ),
             Self::IndexNotReady { waited_ms } => {
                 write!(f, "the index was not ready within {waited_ms} ms; try again")
             }

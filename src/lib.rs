@@ -64,8 +64,8 @@ pub use config::{
 pub use engine::{
     Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, CompactReport,
     Decision, Dump, Engine, Facets, FrameInfo, Leases, Notice, NoticeTaker, RebuildReport, Receipt,
-    Spilled, Statistics, StoreError, Stored, Tail, TailItem, TallyRow, VerifyReport, dump, spill,
-    spill_with, verify, verify_with,
+    Shortage, Space, SpaceLevel, Spilled, Statistics, StoreError, Stored, Tail, TailItem, TallyRow,
+    VerifyReport, dump, spill, spill_with, verify, verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, AUTO_REPLAY, Act, Action, Attempt, Cause, Completion,

@@ -299,7 +299,7 @@ impl Limit<'_> {
     }
 
     fn refusal(&self) -> Error {
-        Error::Full {
+        Error::TooMany {
             what: self.name,
             domain: self.domain.map(str::to_owned),
             limit: self.max,
@@ -385,13 +385,15 @@ mod tests {
         });
         let full = admit(&reject, &of(&[("a", 1000)]), &of(&[("a", 1)]));
         assert!(told(&full).contains("max_size"), "{full:?}");
-        let Admission::Refuse(Error::Full { limit, count, .. }) = full else { panic!("{full:?}") };
+        let Admission::Refuse(Error::TooMany { limit, count, .. }) = full else {
+            panic!("{full:?}")
+        };
         assert_eq!((limit, count), (1000, 1000));
         assert!(surplus(&reject, &of(&[("a", 1000)])).is_empty());
         let drop = bounds(|bounds| bounds.max_size_per_domain = Some(100));
         let large = admit(&drop, &of(&[]), &of(&[("a", 101)]));
         assert!(
-            matches!(&large, Admission::Refuse(Error::Full { domain: Some(it), .. }) if it == "a")
+            matches!(&large, Admission::Refuse(Error::TooMany { domain: Some(it), .. }) if it == "a")
         );
     }
 

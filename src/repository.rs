@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use crate::config::{Bounds, Durability};
 use crate::engine::{
-    Accounting, BatchError, Changed, Decision, Facets, Leases, NoticeTaker, Spilled, Statistics,
-    StoreError, Stored, TallyRow,
+    Accounting, BatchError, Changed, Decision, Facets, Leases, NoticeTaker, Space, Spilled,
+    Statistics, StoreError, Stored, TallyRow,
 };
 use crate::entry::{
     Act, Completion, Entry, EntryId, Filter, NewFailure, Page, ReplayType, Status, Timestamp,
@@ -243,6 +243,15 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
     ) -> Result<u64> {
         let _ = decide;
         Ok(0)
+    }
+
+    /// How it stands with space; `None` for a repository that has no disk.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be found out.
+    fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
     }
 
     /// Closes the repository; later calls answer [`Error::Closed`](crate::Error::Closed).

@@ -118,6 +118,18 @@ pub(super) fn size(text: &str, min: u64, max: u64) -> Option<u64> {
     (min..=max).contains(&bytes).then_some(bytes)
 }
 
+/// What may be empty for none.
+#[expect(clippy::option_option, reason = "none is a value, and a bad text has no value")]
+pub(super) fn optional<T>(text: &str, read: impl Fn(&str) -> Option<T>) -> Option<Option<T>> {
+    if text.is_empty() { Some(None) } else { read(text).map(Some) }
+}
+
+/// A value, or the empty text for none.
+#[expect(clippy::ref_option, reason = "rows give the field to their writer")]
+pub(super) fn optional_text<T: ToString>(value: &Option<T>) -> String {
+    value.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,7 @@ use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody, Summary};
 use crate::index::{Catalog, Liveness, Wear};
-use crate::log::{Control, Draft, Fate, Note, Old, Progress, Rewrite, Rewritten};
+use crate::log::{Claim, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten};
 
 /// A step reads about this much.
 const STEP_BYTES: u64 = 1024 * 1024;
@@ -35,7 +35,8 @@ const WEIGH_AGAIN: u64 = 8;
 /// What the compactor does and knows.
 #[derive(Debug, Default)]
 pub(super) struct Compactor {
-    job: Option<Rewrite>,
+    /// What is written anew, and how many bytes were claimed for it.
+    job: Option<(Rewrite, u64)>,
     /// Segments as they weighed when so many changes had touched them.
     weights: HashMap<(u64, u32), Weighed>,
     /// Since when a segment holds traces of removed entries whose own records are gone.
@@ -44,12 +45,20 @@ pub(super) struct Compactor {
     /// touched them by then: to do it again before others come would gain nothing.
     settled: HashMap<u64, u64>,
     /// Files that mean nothing any more, and since when.
-    superseded: Vec<(PathBuf, u64)>,
+    superseded: Vec<Superseded>,
     /// Not before this, by the monotonic clock.
     rests_until_ms: u64,
     /// Bytes that may be read and written at once, and as of when.
     allowance: (u64, u64),
     report: CompactReport,
+}
+
+/// A file that means nothing any more.
+#[derive(Debug)]
+struct Superseded {
+    path: PathBuf,
+    bytes: u64,
+    since_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -163,7 +172,7 @@ impl Inner {
         let rules = Rules {
             now_ms: self.env.wall_ms(),
             erase_within_ms: if urgent { 0 } else { self.config.erase_within_ms },
-            segment_bytes: self.config.segment_bytes,
+            segment_bytes: self.config.segment_size(),
         };
         let weights = compactor.listed(self);
         match plan(&weights, &rules) {
@@ -182,7 +191,7 @@ impl Inner {
 
     /// Begins to rewrite neighbors. The set that names them must say where segments end, so that
     /// what is behind a cut stays cut when its successor goes.
-    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<Rewrite> {
+    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<(Rewrite, u64)> {
         self.mark_in_use()?;
         let commit = self.commit()?;
         if !commit.with_writer(|writer| Ok(writer.restated))? {
@@ -193,8 +202,10 @@ impl Inner {
         let bytes = old.iter().map(|old| self.segments.open(old).map(|(file, _)| file.len));
         let bytes: u64 = bytes.sum::<Result<u64>>()?;
         self.check_free(bytes)?;
+        self.watch.account.claim(Part::Log, bytes, Claim::Reserve)?;
         let fold = (commit.synced_lsn(), controls, over_damage);
-        Rewrite::begin(&self.env, &self.segments, self.store_uuid, old, fold)
+        let begun = Rewrite::begin(&self.env, &self.segments, self.store_uuid, old, fold);
+        begun.map(|job| (job, bytes)).inspect_err(|_| self.watch.account.release(Part::Log, bytes))
     }
 
     /// Refuses to write without room on the disk: the store must go on meanwhile.
@@ -208,28 +219,34 @@ impl Inner {
         Err(Error::io("rewrite a segment in", dir, std::io::ErrorKind::StorageFull.into()))
     }
 
-    fn go_on(&self, compactor: &mut Compactor, mut job: Rewrite) -> Result<Step> {
+    fn go_on(&self, compactor: &mut Compactor, (mut job, claimed): (Rewrite, u64)) -> Result<Step> {
         let moved = self.check_free(2 * STEP_BYTES).and_then(|()| self.copy(&mut job));
         match moved {
             Ok(Progress::More(bytes)) => {
                 compactor.spend(bytes);
-                compactor.job = Some(job);
+                compactor.job = Some((job, claimed));
             }
-            Ok(Progress::Copied) => self.finish(compactor, job)?,
+            Ok(Progress::Copied) => self.finish(compactor, job, claimed)?,
             Err(Error::Damaged(damage)) => {
                 let old = job.old().to_vec();
-                job.discard();
+                self.discard(job, claimed);
                 if !self.record_damage(&old)? {
                     return Err(Error::Damaged(damage));
                 }
                 compactor.job = Some(self.begin(old, true)?);
             }
             Err(error) => {
-                job.discard();
+                self.discard(job, claimed);
                 return Err(error);
             }
         }
         Ok(Step::Worked)
+    }
+
+    /// Gives a rewrite up, and the space that was claimed for it.
+    fn discard(&self, job: Rewrite, claimed: u64) {
+        job.discard();
+        self.watch.account.release(Part::Log, claimed);
     }
 
     fn copy(&self, job: &mut Rewrite) -> Result<Progress> {
@@ -290,13 +307,13 @@ impl Inner {
         Ok(found)
     }
 
-    fn finish(&self, compactor: &mut Compactor, mut job: Rewrite) -> Result<()> {
+    fn finish(&self, compactor: &mut Compactor, mut job: Rewrite, claimed: u64) -> Result<()> {
         // Nothing may be folded that a power failure could still take.
         let finished = self.commit()?.sync_all().and_then(|()| job.finish());
         let Rewritten { body, bytes } = match finished {
             Ok(rewritten) => rewritten,
             Err(error) => {
-                job.discard();
+                self.discard(job, claimed);
                 return Err(error);
             }
         };
@@ -308,13 +325,15 @@ impl Inner {
             Note::Control(Control::Replace(Arc::clone(&body))),
         )?;
         match self.commit_control(draft) {
-            Err(error @ Error::Io { .. }) => {
+            Err(error @ (Error::Io { .. } | Error::Full { .. })) => {
                 // It was refused before a byte was written, so the old files still stand.
-                job.discard();
+                self.discard(job, claimed);
                 return Err(error);
             }
             other => other?,
         }
+        self.watch.account.release(Part::Log, claimed);
+        self.watch.account.add(Part::Log, bytes);
         self.turn_to(compactor, job.old(), Some(&body), bytes)
     }
 
@@ -365,9 +384,10 @@ impl Inner {
         let reshaping = lock(&self.reshaping);
         let mut old_bytes = 0;
         for old in old {
-            old_bytes += self.segments.open(old).map_or(0, |(file, _)| file.len);
+            let bytes = self.segments.open(old).map_or(0, |(file, _)| file.len);
+            old_bytes += bytes;
             let path = self.segments.path(old.number, old.generation);
-            compactor.superseded.push((path, now));
+            compactor.superseded.push(Superseded { path, bytes, since_ms: now });
         }
         self.segments.replace(old, new.map(|body| Old::new(body.new, body.end)));
         lock(&self.losses).retain(|loss| !numbers.contains(&loss.segment));
@@ -400,22 +420,23 @@ impl Inner {
         let store = self.config.dir.join(format::STORE_NAME);
         let locked = self.env.try_lock(&store);
         let locked = locked.map_err(|error| Error::io("lock", &store, error))?;
-        let kept = |since: u64| locked.is_none() && now < since + PIN_MS_MAX;
-        let (stay, go): (Vec<_>, Vec<_>) =
-            compactor.superseded.drain(..).partition(|(_, since)| kept(*since));
+        let kept = |file: &Superseded| locked.is_none() && now < file.since_ms + PIN_MS_MAX;
+        let (stay, go): (Vec<_>, Vec<_>) = compactor.superseded.drain(..).partition(kept);
         compactor.superseded = stay;
         if go.is_empty() {
             return Ok(false);
         }
-        for (path, since) in go {
-            match self.env.unlink(&path) {
+        let mut result = Ok(());
+        for file in go {
+            match self.env.unlink(&file.path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    compactor.superseded.push((path.clone(), since));
-                    return Err(Error::io("remove", &path, error));
+                    result = Err(Error::io("remove", &file.path, error));
+                    compactor.superseded.push(file);
                 }
-                _ => {}
+                _ => self.watch.account.release(Part::Log, file.bytes),
             }
         }
+        result?;
         let log_dir = self.config.dir.join(format::LOG_DIR);
         self.env
             .sync_dir(&log_dir)

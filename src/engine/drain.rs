@@ -34,7 +34,7 @@ pub struct Spilled {
 /// # Errors
 ///
 /// The failure is given back with [`Error::Invalid`], [`Error::TooLarge`], [`Error::NotAStore`]
-/// (another program's directory) or [`Error::Io`].
+/// (another program's directory), [`Error::Full`] or [`Error::Io`].
 pub fn spill(config: &Config, failure: NewFailure) -> Result<Spilled, StoreError> {
     let env: Arc<dyn Env> = Arc::new(Disk::new());
     spill_with(config, &env, failure)
@@ -51,7 +51,7 @@ pub fn spill_with(
     failure: NewFailure,
 ) -> Result<Spilled, StoreError> {
     let mut failure = failure;
-    let spilled = write_spill(config, env, &mut failure);
+    let spilled = write_spill(config, env, None, &mut failure);
     spilled.map_err(|source| StoreError { failure: Box::new(failure), source })
 }
 
@@ -64,14 +64,22 @@ impl Engine {
     ///
     /// The failure is given back, with [`Error::Io`](crate::Error::Io) and what is wrong with it.
     pub fn spill_beside(&self, failure: NewFailure) -> Result<Spilled, StoreError> {
-        let spilled = spill_with(&self.inner.config, &self.inner.env, failure)?;
+        let mut failure = failure;
+        let account = Some(&*self.inner.watch.account);
+        let spilled = write_spill(&self.inner.config, &self.inner.env, account, &mut failure)
+            .map_err(|source| StoreError { failure: Box::new(failure), source })?;
         self.inner.counters.offered.fetch_add(1, Ordering::Relaxed);
         self.inner.counters.spilled.fetch_add(1, Ordering::Relaxed);
         Ok(spilled)
     }
 }
 
-fn write_spill(config: &Config, env: &Arc<dyn Env>, failure: &mut NewFailure) -> Result<Spilled> {
+fn write_spill(
+    config: &Config,
+    env: &Arc<dyn Env>,
+    account: Option<&log::Account>,
+    failure: &mut NewFailure,
+) -> Result<Spilled> {
     config.check()?;
     log::check_store(&**env, &config.dir)?;
     failure.prepare(&config.limits, &config.redaction)?;
@@ -80,7 +88,8 @@ fn write_spill(config: &Config, env: &Arc<dyn Env>, failure: &mut NewFailure) ->
     super::store::check_size(config, std::slice::from_ref(&draft))?;
     // The owner may be making the store right now; zero means whichever stands here.
     let store_uuid = log::store_uuid(&**env, &config.dir)?.unwrap_or_default();
-    let path = log::write_fallback(&**env, config, store_uuid, &[draft]).inspect_err(|_| {
+    let place = (&**env, config, account);
+    let path = log::write_fallback(place, store_uuid, &[draft]).inspect_err(|_| {
         // The file may have its name already; with its key, storing again yields one entry.
         failure.key = Some(body.key_text());
     })?;
@@ -197,7 +206,7 @@ impl Inner {
     }
 
     fn keep_damaged(&self, file: &log::FallbackFile) -> Result<()> {
-        let name = log::quarantine_file(&*self.env, &self.config.dir, file)?;
+        let name = log::quarantine_file(self.quarantine_place(), file)?;
         tracing::warn!(name, "a damaged fallback file was copied to quarantine");
         let mut report = lock(&self.report);
         if !report.quarantined.contains(&name) {

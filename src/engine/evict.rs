@@ -81,7 +81,7 @@ impl Engine {
     /// ```
     pub fn evict(&self, request: &EvictRequest) -> Result<EvictReport> {
         self.inner.check_open()?;
-        self.inner.make_room(request)
+        self.inner.evict_by(request)
     }
 
     /// Makes room if a limit is at its threshold: at most one batch, as
@@ -125,7 +125,7 @@ impl Engine {
 
 impl Inner {
     /// As [`Engine::evict`].
-    pub(super) fn make_room(&self, request: &EvictRequest) -> Result<EvictReport> {
+    pub(super) fn evict_by(&self, request: &EvictRequest) -> Result<EvictReport> {
         let _turn = self.turn_of_summaries()?;
         self.evict(&*self.catalog()?, request)
     }

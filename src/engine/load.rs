@@ -271,7 +271,8 @@ impl Inner {
     /// The blocks on disk and the number up to which they may be trusted.
     fn open_index(&self, rebuild: bool) -> Result<(Arc<dyn Index>, Option<u64>)> {
         let on_disk = self.config.index == IndexKind::Sled && self.commit.is_some();
-        if !on_disk {
+        let bytes_max = log::index_bytes_max(&self.config);
+        if !on_disk || bytes_max == Some(0) || self.disk_is_full() {
             return Ok((Arc::new(MemIndex::default()), None));
         }
         // From here on the files of the index may change, so a crash must find them untrusted.
@@ -282,7 +283,9 @@ impl Inner {
         if trusted {
             let dir = folder.join(format::hex(&slot.index_uuid));
             match SledIndex::open(&dir, SLED_CACHE_BYTES) {
-                Ok(index) => return Ok((Arc::new(index), Some(slot.index_lsn))),
+                Ok(index) => {
+                    return Ok((Arc::new(index.at_most(bytes_max)), Some(slot.index_lsn)));
+                }
                 Err(error) => tracing::warn!(%error, "the index on disk cannot be used"),
             }
         }
@@ -304,7 +307,7 @@ impl Inner {
         match SledIndex::create(&dir, SLED_CACHE_BYTES) {
             Ok(index) => {
                 slot.index_uuid = uuid;
-                Ok((Arc::new(index), None))
+                Ok((Arc::new(index.at_most(bytes_max)), None))
             }
             Err(error) => {
                 tracing::warn!(%error, "no index on disk; it is kept in memory");
@@ -317,6 +320,11 @@ impl Inner {
     /// next open may use it.
     pub(super) fn save_index(&self, last: bool) -> Result<()> {
         let Some(catalog) = self.feed.ready() else { return Ok(()) };
+        if self.disk_is_full() {
+            // Nothing waits for derived state on a full disk; the next open builds it again.
+            lock(&self.slot).index_uuid = [0; 16];
+            return Ok(());
+        }
         // The numbers of refused records are given again after the next open, so the index must not
         // claim them.
         let lsn = self.commit()?.logged_lsn();

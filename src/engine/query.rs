@@ -8,9 +8,7 @@ use serde::Serialize;
 use super::load::Live;
 use super::{Engine, Inner};
 use crate::entry::{Entry, EntryId, Filter, Page, Status, Timestamp};
-use crate::env::NameKind;
-use crate::error::{Error, Result};
-use crate::format;
+use crate::error::Result;
 use crate::index::{Catalog, Cell};
 
 /// How many entries stand in each status and domain.
@@ -87,7 +85,7 @@ pub struct Bytes {
     pub quarantine: u64,
     /// Space kept for a full disk.
     pub ballast: u64,
-    /// The segment that is made ready.
+    /// A segment that is made ready, or rewritten.
     pub prepared: u64,
     /// The bound over all of it, if one is set.
     pub limit: Option<u64>,
@@ -250,49 +248,12 @@ impl Engine {
             complete: !counters.incomplete.load(Ordering::Relaxed),
         })
     }
-
-    /// The bytes that the store takes on the disk, by kind.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Closed`], [`Error::Io`].
-    pub fn bytes(&self) -> Result<Bytes> {
-        self.inner.check_open()?;
-        let dir = &self.inner.config.dir;
-        let prepared = self.inner.preparer.as_ref().map_or(0, |preparer| preparer.bytes());
-        let log = self.inner.bytes_below(&dir.join(format::LOG_DIR))?;
-        Ok(Bytes {
-            log: log.saturating_sub(prepared),
-            index: self.inner.bytes_below(&dir.join(format::INDEX_DIR))?,
-            fallback: self.inner.bytes_below(&self.inner.config.fallback_dir())?,
-            quarantine: self.inner.bytes_below(&dir.join(format::QUARANTINE_DIR))?,
-            ballast: 0,
-            prepared,
-            limit: None,
-        })
-    }
 }
 
 impl Inner {
     /// Whether the filter means an entry that the index cannot judge.
     fn confirm(&self, catalog: &Catalog, lsn: u64, filter: &Filter) -> Result<bool> {
         Ok(self.read(catalog, lsn)?.is_some_and(|entry| entry.matches(filter)))
-    }
-
-    fn bytes_below(&self, folder: &std::path::Path) -> Result<u64> {
-        let names = match self.env.list(folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-            other => other.map_err(|error| Error::io("list", folder, error))?,
-        };
-        let mut bytes = 0;
-        for (name, kind) in names {
-            bytes += match kind {
-                NameKind::File(len) => len,
-                NameKind::Directory => self.bytes_below(&folder.join(name))?,
-                NameKind::Other => 0,
-            };
-        }
-        Ok(bytes)
     }
 }
 

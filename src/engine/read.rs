@@ -1,11 +1,13 @@
 //! One entry from the log: its record, its newest change, and what to do when they are damaged.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::load::{Live, row_time, segment_label};
 use super::{Inner, lock};
 use crate::config::Durability;
 use crate::entry::{Entry, EntryId, FailedOperation, State};
+use crate::env::Env;
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{self, ChangeBody, EntryBody, Frame, Kind, Loss, Position};
 use crate::index::{Catalog, Location};
@@ -167,7 +169,12 @@ impl Inner {
             // The bytes are gone with the end of the file.
             return Ok(());
         }
-        log::quarantine(&*self.env, &self.config.dir, &file, loss.offset, to).map(|_| ())
+        log::quarantine(self.quarantine_place(), &file, (loss.offset, to)).map(|_| ())
+    }
+
+    /// Where damaged bytes are kept, and who counts them.
+    pub(super) fn quarantine_place(&self) -> (&dyn Env, &Path, &log::Account) {
+        (&*self.env, &self.config.dir, &self.watch.account)
     }
 
     /// The entry with this key, if any. Hits of the filters are confirmed by the record.

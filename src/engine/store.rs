@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::format::{self, EntryBody, Kind};
 use crate::log::{self, Draft, Note, Ticket};
 
+/// A store call that is refused for want of space makes room and tries again up to so often.
+const ROOM_ATTEMPTS: usize = 3;
+
 /// What a store call achieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -97,8 +100,8 @@ impl Engine {
     /// # Errors
     ///
     /// The failure is given back with: [`Error::TooLarge`], [`Error::Invalid`],
-    /// [`Error::IndexNotReady`] (only with a key or near a limit), [`Error::Full`],
-    /// [`Error::QueueFull`], [`Error::Poisoned`],
+    /// [`Error::IndexNotReady`] (only with a key or near a limit), [`Error::TooMany`],
+    /// [`Error::Full`], [`Error::QueueFull`], [`Error::Poisoned`],
     /// [`Error::Indeterminate`] (the write failed; it may or may not be there later),
     /// [`Error::Stalled`], [`Error::Closed`], [`Error::ReadOnly`].
     pub fn store(&self, failure: NewFailure) -> Result<Stored, StoreError> {
@@ -116,12 +119,8 @@ impl Engine {
         durability: Durability,
     ) -> Result<Stored, StoreError> {
         let mut failure = failure;
-        let receipt = self.inner.submit_one(&mut failure, durability);
-        let stored = receipt.and_then(|receipt| {
-            // With its key, storing again after an unknown outcome yields one entry.
-            let key = receipt.stored.key.clone();
-            receipt.wait().inspect_err(|_| failure.key = Some(key))
-        });
+        let stored = self.inner.store_all(std::slice::from_mut(&mut failure), durability);
+        let stored = stored.and_then(|mut stored| stored.pop().ok_or(Error::Closed));
         stored.map_err(|source| StoreError { failure: Box::new(failure), source })
     }
 
@@ -152,15 +151,7 @@ impl Engine {
         durability: Durability,
     ) -> Result<Vec<Stored>, BatchError> {
         let mut failures = failures;
-        let receipt = self.inner.submit_batch(&mut failures, durability);
-        let stored = receipt.and_then(|receipt| {
-            let keys: Vec<String> = receipt.stored.iter().map(|one| one.key.clone()).collect();
-            receipt.wait().inspect_err(|_| {
-                for (failure, key) in failures.iter_mut().zip(keys) {
-                    failure.key = Some(key);
-                }
-            })
-        });
+        let stored = self.inner.store_all(&mut failures, durability);
         stored.map_err(|source| BatchError { failures, source })
     }
 
@@ -182,6 +173,48 @@ impl Engine {
 }
 
 impl Inner {
+    /// Stores a batch; when it is refused for want of space, makes room and tries again.
+    fn store_all(
+        self: &Arc<Self>,
+        failures: &mut [NewFailure],
+        durability: Durability,
+    ) -> Result<Vec<Stored>> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let receipt = self.submit_batch(failures, durability)?;
+            let stored = receipt.stored.clone();
+            let own = receipt.tickets.first().copied();
+            let error = match receipt.wait() {
+                Ok(stored) => return Ok(stored),
+                Err(error) => error,
+            };
+            // Of a batch that waits for first copies of others, its own part may be there.
+            let nothing = own.is_some_and(|own| {
+                let outcome = self.commit().ok().and_then(|log| log.poll(own, durability, None));
+                matches!(outcome, Some(Err(Error::Full { .. })))
+            });
+            if nothing && attempts < ROOM_ATTEMPTS && self.make_room(&error) {
+                self.count_as_one(&stored);
+                continue;
+            }
+            // With its key, storing again after an unknown outcome yields one entry.
+            for (failure, stored) in failures.iter_mut().zip(stored) {
+                failure.key = Some(stored.key);
+            }
+            return Err(error);
+        }
+    }
+
+    /// The same failures are offered once, however often it takes to store them.
+    fn count_as_one(&self, stored: &[Stored]) {
+        let duplicates = stored.iter().filter(|one| one.duplicate).count() as u64;
+        let all = stored.len() as u64;
+        self.counters.offered.fetch_sub(all, Ordering::Relaxed);
+        self.counters.duplicates.fetch_sub(duplicates, Ordering::Relaxed);
+        self.counters.refused.fetch_sub(all - duplicates, Ordering::Relaxed);
+    }
+
     fn submit_one(
         self: &Arc<Self>,
         failure: &mut NewFailure,
@@ -350,7 +383,7 @@ impl Inner {
 
 /// A single record and a batch are at most 16 MiB and half a segment.
 pub(super) fn batch_bytes_max(config: &Config) -> u64 {
-    u64::from(format::RECORD_BODY_MAX).min(config.segment_bytes / 2)
+    u64::from(format::RECORD_BODY_MAX).min(config.segment_size() / 2)
 }
 
 /// Refuses a record or a batch that is too large.
@@ -364,8 +397,8 @@ pub(super) fn check_size(config: &Config, drafts: &[Draft]) -> Result<()> {
         what: if drafts.len() == 1 { "the record" } else { "the batch" },
         bytes,
         bytes_max,
-        settings: "half of segment_bytes, and 16 MiB; see also request_data_max_bytes and \
-                   field_max_bytes",
+        settings: "half of a segment, which is segment_bytes and at most a sixteenth of max_bytes, \
+                   and 16 MiB; see also request_data_max_bytes and field_max_bytes",
     })
 }
 

@@ -18,6 +18,8 @@ const DRAIN_PAUSE_MS: u64 = 500;
 /// The pause after a failure doubles up to this.
 const DRAIN_PAUSE_MAX_MS: u64 = 60_000;
 
+/// However many groups are committed, the space is not looked after again before this time.
+const WATCH_PAUSE_MS: u64 = 500;
 /// After a failure compaction is tried again after this time.
 const COMPACT_RETRY_MS: u64 = 1000;
 /// After a group was committed compaction waits so long before it looks for work, so that many
@@ -151,6 +153,7 @@ impl Inner {
         }
         let bell = &self.threads.bell;
         let mut drain = Drain { wanted: true, not_before_ms: 0, pause_ms: DRAIN_PAUSE_MS };
+        let mut watched_ms = None;
         loop {
             bell.begin();
             if self.is_stopping() {
@@ -162,8 +165,9 @@ impl Inner {
             if let Err(error) = self.relieve_if_due() {
                 tracing::warn!(%error, "room under the limits could not be made");
             }
-            let timeout = self.drain_if_due(&mut drain);
-            let has_come = bell.wait(timeout);
+            let drains = self.drain_if_due(&mut drain);
+            let watches = self.watch_if_due(&mut watched_ms);
+            let has_come = bell.wait(drains.into_iter().chain(watches).min());
             drain.wanted = true;
             // Whoever put a file there may wait for it; groups come thousands of times a second.
             if has_come && drain.pause_ms == DRAIN_PAUSE_MS {
@@ -191,6 +195,21 @@ impl Inner {
         }
         let wait_ms = drain.not_before_ms.saturating_sub(now_ms).max(1);
         drain.wanted.then(|| Duration::from_millis(wait_ms))
+    }
+
+    /// Looks after the space if it is time. Answers with how long it may sleep: while entries are
+    /// refused for want of space, not long.
+    fn watch_if_due(&self, watched_ms: &mut Option<u64>) -> Option<Duration> {
+        let now_ms = self.env.monotonic_ms();
+        let due_ms = watched_ms.map_or(0, |last| last + WATCH_PAUSE_MS);
+        if now_ms < due_ms {
+            return Some(Duration::from_millis(due_ms - now_ms));
+        }
+        *watched_ms = Some(now_ms);
+        if let Err(error) = self.watch_space() {
+            tracing::warn!(%error, "the space could not be looked after");
+        }
+        self.is_short_of_space().then_some(Duration::from_millis(WATCH_PAUSE_MS))
     }
 
     /// Gives space back whenever changes were committed, and when removed bytes are due to go.
@@ -226,7 +245,7 @@ impl Inner {
             if self.is_stopping() {
                 return None;
             }
-            match self.compact_step(false) {
+            match self.relieve_bytes().and_then(|urgent| self.compact_step(urgent)) {
                 Ok(Step::Worked) => {}
                 Ok(Step::Idle(due)) => return due,
                 Err(error) => {
@@ -243,7 +262,9 @@ impl Inner {
 
     fn prepare_ahead(&self) -> Result<()> {
         let Some(preparer) = &self.preparer else { return Ok(()) };
-        preparer.want_next(self.segments.active_number());
+        if self.has_ample_space() {
+            preparer.want_next(self.segments.active_number());
+        }
         while preparer.is_due() && !self.is_stopping() {
             preparer.step()?;
         }

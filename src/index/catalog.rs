@@ -131,6 +131,12 @@ impl Catalog {
         self.read().len
     }
 
+    /// Gives up what the index keeps on disk; blocks are built from summaries from then on. False
+    /// when it keeps nothing there.
+    pub fn give_up_index(&self) -> bool {
+        self.index.give_up()
+    }
+
     /// About how much memory everything here takes.
     pub fn memory_bytes(&self) -> usize {
         let state = self.read();

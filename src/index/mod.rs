@@ -55,6 +55,10 @@ pub trait Index: Send + Sync {
     /// # Errors
     /// As [`Index::put`]; then the store is off and gives nothing back.
     fn clear(&self) -> Result<()>;
+    /// Forgets everything for good and frees its space on the disk. False when it has none.
+    fn give_up(&self) -> bool {
+        false
+    }
 }
 
 /// Where summaries come from: footers, or a scan. It gives the current rows of the active

@@ -40,6 +40,8 @@ const SNAPSHOT_UNFINISHED: &str = ".generating";
 pub struct SledIndex {
     dir: PathBuf,
     cache_bytes: u64,
+    /// It gives itself up when its files take more than half of this.
+    bytes_max: Option<u64>,
     /// Guards the handle; none when the index is off. Cloned out of the lock for each call.
     db: RwLock<Option<sled::Db>>,
     /// How many values were put.
@@ -75,7 +77,26 @@ impl SledIndex {
 
     fn closed(dir: &Path, cache_bytes: u64) -> Self {
         let (db, puts) = (RwLock::new(None), AtomicU64::new(0));
-        Self { dir: dir.to_path_buf(), cache_bytes, db, puts }
+        Self { dir: dir.to_path_buf(), cache_bytes, bytes_max: None, db, puts }
+    }
+
+    /// With this bound on the space of its files. Half of it is left for what is put between two
+    /// looks at them.
+    #[must_use]
+    pub fn at_most(mut self, bytes_max: Option<u64>) -> Self {
+        self.bytes_max = bytes_max;
+        self
+    }
+
+    /// Gives itself up when its files have become too large; it is derived, the bound is not.
+    fn keep_bound(&self) {
+        let Some(bytes_max) = self.bytes_max else { return };
+        let sizes = self.files().unwrap_or_default().into_iter();
+        let bytes: u64 = sizes.filter_map(|path| fs::metadata(path).ok()).map(|at| at.len()).sum();
+        if bytes > bytes_max / 2 {
+            tracing::warn!(bytes, bytes_max, "the index outgrew its space and is off");
+            self.give_up();
+        }
     }
 
     fn open_db(&self) -> Option<sled::Db> {
@@ -186,6 +207,7 @@ impl Index for SledIndex {
         // Durability does not depend on this one; it lets go of what the inserts left in memory.
         if self.puts.fetch_add(1, Ordering::Relaxed) % PUTS_PER_FLUSH == PUTS_PER_FLUSH - 1 {
             self.call("flush", |db| db.flush());
+            self.keep_bound();
         }
         Ok(())
     }
@@ -202,6 +224,7 @@ impl Index for SledIndex {
             tracing::warn!(%error, "the index is off: its files cannot be synced");
             self.turn_off();
         }
+        self.keep_bound();
         Ok(())
     }
 
@@ -211,6 +234,17 @@ impl Index for SledIndex {
         self.delete()?;
         *self.db.write().unwrap_or_else(PoisonError::into_inner) = self.open_db();
         Ok(())
+    }
+
+    fn give_up(&self) -> bool {
+        let was_on = self.db.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        self.turn_off();
+        if let Err(error) = fs::remove_dir_all(&self.dir)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "the index that was given up still takes space");
+        }
+        was_on
     }
 }
 

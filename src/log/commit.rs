@@ -21,6 +21,9 @@ use super::{Draft, Observer};
 const GROUP_BYTES_MAX: u64 = 1024 * 1024;
 /// A group has at most this many records, unless one batch has more.
 const GROUP_RECORDS_MAX: usize = 4096;
+/// On a full disk an operator's changes are written in pieces of this size, which fit into what
+/// is kept for them.
+const PIECE_BYTES_MAX: u64 = 16 * 1024;
 /// Written bytes that no sync covers are at most this many; then a sync is forced.
 const UNSYNCED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -69,10 +72,21 @@ struct State {
 }
 
 /// Why records were refused; a caller may still ask when the error itself is gone.
-struct Refusal {
-    act: &'static str,
-    path: PathBuf,
-    kind: std::io::ErrorKind,
+#[derive(Debug, Clone)]
+enum Refusal {
+    Io { act: &'static str, path: PathBuf, kind: std::io::ErrorKind },
+    Full { what: &'static str, bytes: u64, bytes_max: u64 },
+}
+
+/// What became of the records of a group.
+#[derive(Default)]
+struct Fates {
+    /// The last number that was written, and the bytes of all that were.
+    logged_lsn: Option<u64>,
+    bytes: u64,
+    /// Something was refused before a byte of it was written.
+    refused: Vec<(Ticket, Refusal)>,
+    failed: Option<Error>,
 }
 
 impl std::fmt::Debug for Commit {
@@ -109,7 +123,7 @@ impl Commit {
             env,
             observer,
             queue_bytes_max: config.queue_bytes_max,
-            group_bytes_max: GROUP_BYTES_MAX.min(config.segment_bytes / 4),
+            group_bytes_max: GROUP_BYTES_MAX.min(config.segment_size() / 4),
             stall_deadline: Duration::from_millis(config.stall_deadline_ms),
             max_lag_ms: config.max_lag_ms,
             state: Mutex::new(State { writer: Some(writer), ..state }),
@@ -331,17 +345,12 @@ impl Commit {
             || state.unsynced_bytes + bytes > UNSYNCED_BYTES_MAX;
         drop(state);
         let mut leader = Leader { commit: self, finished: false };
-        let result = writer.commit(&group, sync);
-        if let Ok(committed) = &result {
-            self.observer.committed(committed);
-        } else {
-            self.refuse(&group);
-        }
+        let fates = self.write(&mut writer, group, bytes, sync);
         let now = self.env.monotonic_ms();
         let mut state = self.lock();
         leader.finished = true;
         state.give_back(writer);
-        state.settle(result.map(|_| ()), &group, (taken_to, sync, bytes), now);
+        state.settle(fates, taken_to, sync, now);
         let wakers = std::mem::take(&mut state.wakers);
         let failed = state.failure.is_some();
         // What waits behind a failure is never written.
@@ -359,6 +368,76 @@ impl Commit {
 }
 
 impl Commit {
+    /// Writes a group and tells the observer what became of it. Of a group that is refused as a
+    /// whole, the changes of what is there are tried again without the new entries.
+    fn write(&self, writer: &mut Writer, group: Vec<Pending>, bytes: u64, sync: bool) -> Fates {
+        let mut fates = Fates::default();
+        let Some(refusal) = self.try_write(writer, &group, (bytes, sync), &mut fates) else {
+            return fates;
+        };
+        let mut changes = Vec::new();
+        for unit in units(group) {
+            if unit.iter().any(Pending::is_entry) {
+                self.give_up(&unit, refusal.clone(), &mut fates);
+            } else {
+                changes.push(unit);
+            }
+        }
+        let whole = fates.refused.is_empty() && changes.len() <= 1;
+        let mut refused = whole.then_some(refusal);
+        for piece in pieces(changes) {
+            if refused.is_none() && fates.failed.is_none() {
+                let bytes = bytes_of(&piece);
+                refused = self.try_write(writer, &piece, (bytes, sync), &mut fates);
+                if refused.is_none() {
+                    continue;
+                }
+            }
+            match refused.clone() {
+                Some(refusal) => self.give_up(&piece, refusal, &mut fates),
+                None => self.refuse(&piece),
+            }
+        }
+        fates
+    }
+
+    /// Writes records; answers why they were refused, if they were.
+    fn try_write(
+        &self,
+        writer: &mut Writer,
+        group: &[Pending],
+        (bytes, sync): (u64, bool),
+        fates: &mut Fates,
+    ) -> Option<Refusal> {
+        match writer.commit(group, sync) {
+            Ok(committed) => {
+                self.observer.committed(&committed);
+                fates.bytes += bytes;
+                fates.logged_lsn = group.last().map(|last| last.lsn).or(fates.logged_lsn);
+                None
+            }
+            Err(CommitError::Refused(error)) => {
+                tracing::warn!(%error, "a group was refused");
+                Some(Refusal::of(error))
+            }
+            Err(CommitError::Failed(error)) => {
+                tracing::error!(%error, "the log failed and takes no more writes");
+                self.refuse(group);
+                fates.failed = Some(error);
+                None
+            }
+        }
+    }
+
+    /// Tells the observer and notes that records were refused.
+    fn give_up(&self, records: &[Pending], refusal: Refusal, fates: &mut Fates) {
+        self.refuse(records);
+        if let (Some(first), Some(last)) = (records.first(), records.last()) {
+            let range = Ticket { first_lsn: first.lsn, last_lsn: last.lsn };
+            fates.refused.push((range, refusal));
+        }
+    }
+
     fn refuse(&self, records: &[Pending]) {
         if records.is_empty() {
             return;
@@ -436,8 +515,8 @@ impl State {
         let refused = self.refused.iter().find(|(range, _)| {
             range.first_lsn <= ticket.last_lsn && ticket.first_lsn <= range.last_lsn
         });
-        if let Some((_, Refusal { act, path, kind })) = refused {
-            return Some(Err(Error::io(act, path, (*kind).into())));
+        if let Some((_, refusal)) = refused {
+            return Some(Err(refusal.error()));
         }
         let reached = match durability {
             Durability::Synced => ticket.last_lsn < self.synced_to,
@@ -455,58 +534,87 @@ impl State {
     }
 
     /// Takes over what became of a group.
-    fn settle(
-        &mut self,
-        result: Result<(), CommitError>,
-        group: &[Pending],
-        (taken_to, sync, bytes): (u64, bool, u64),
-        now: u64,
-    ) {
-        match result {
-            Ok(()) => {
-                self.written_to = self.written_to.max(taken_to);
-                self.logged_lsn = group.last().map_or(self.logged_lsn, |pending| pending.lsn);
-                self.unsynced_bytes += bytes;
-                if sync {
-                    self.synced_to = self.written_to;
-                    self.unsynced_bytes = 0;
-                }
-                let since = self.unsynced_since_ms.unwrap_or(now);
-                self.unsynced_since_ms = (self.unsynced_bytes > 0).then_some(since);
-            }
-            Err(CommitError::Refused(error)) => {
-                tracing::warn!(%error, "a group was refused");
-                if let (Some(first), Some(last)) = (group.first(), group.last()) {
-                    self.note_refused(first.lsn, last.lsn, error);
-                }
-                self.written_to = self.written_to.max(taken_to);
-                if self.unsynced_bytes == 0 {
-                    self.synced_to = self.written_to;
-                }
-            }
-            Err(CommitError::Failed(error)) => {
-                tracing::error!(%error, "the log failed and takes no more writes");
-                self.failure = Some(describe(&error));
-                // No sync is due any more.
-                self.unsynced_since_ms = None;
-            }
+    fn settle(&mut self, fates: Fates, taken_to: u64, sync: bool, now: u64) {
+        if let Some(error) = fates.failed {
+            self.failure = Some(describe(&error));
+            // No sync is due any more.
+            self.unsynced_since_ms = None;
+            return;
         }
+        self.written_to = self.written_to.max(taken_to);
+        self.logged_lsn = fates.logged_lsn.unwrap_or(self.logged_lsn);
+        let all_refused = !fates.refused.is_empty() && fates.logged_lsn.is_none();
+        fates.refused.into_iter().for_each(|(range, refusal)| self.note_refused(range, refusal));
+        self.unsynced_bytes += fates.bytes;
+        if sync && !all_refused {
+            self.unsynced_bytes = 0;
+        }
+        if (sync && !all_refused) || (all_refused && self.unsynced_bytes == 0) {
+            self.synced_to = self.written_to;
+        }
+        let since = self.unsynced_since_ms.unwrap_or(now);
+        self.unsynced_since_ms = (self.unsynced_bytes > 0).then_some(since);
     }
 
     /// Groups that were refused in a row are one range, so that a full disk fills no memory.
-    fn note_refused(&mut self, first_lsn: u64, last_lsn: u64, error: Error) {
-        let refusal = match error {
-            Error::Io { act, path, source } => Refusal { act, path, kind: source.kind() },
-            _ => Refusal { act: "write", path: PathBuf::new(), kind: std::io::ErrorKind::Other },
-        };
+    fn note_refused(&mut self, range: Ticket, refusal: Refusal) {
         match self.refused.last_mut() {
-            Some((range, last)) if range.last_lsn + 1 == first_lsn => {
-                range.last_lsn = last_lsn;
+            Some((known, last)) if known.last_lsn + 1 == range.first_lsn => {
+                known.last_lsn = range.last_lsn;
                 *last = refusal;
             }
-            _ => self.refused.push((Ticket { first_lsn, last_lsn }, refusal)),
+            _ => self.refused.push((range, refusal)),
         }
     }
+}
+
+impl Refusal {
+    fn of(error: Error) -> Self {
+        match error {
+            Error::Io { act, path, source } => Self::Io { act, path, kind: source.kind() },
+            Error::Full { what, bytes, bytes_max } => Self::Full { what, bytes, bytes_max },
+            _ => Self::Io { act: "write", path: PathBuf::new(), kind: std::io::ErrorKind::Other },
+        }
+    }
+
+    fn error(&self) -> Error {
+        match self {
+            Self::Io { act, path, kind } => Error::io(act, path, (*kind).into()),
+            Self::Full { what, bytes, bytes_max } => {
+                Error::Full { what, bytes: *bytes, bytes_max: *bytes_max }
+            }
+        }
+    }
+}
+
+/// The batches of a group; a record of its own is one, too.
+fn units(group: Vec<Pending>) -> Vec<Vec<Pending>> {
+    let mut units: Vec<Vec<Pending>> = Vec::new();
+    for pending in group {
+        match units.last_mut() {
+            Some(unit) if pending.flags.continues_batch => unit.push(pending),
+            _ => units.push(vec![pending]),
+        }
+    }
+    units
+}
+
+/// Batches joined as long as they stay small.
+fn pieces(units: Vec<Vec<Pending>>) -> Vec<Vec<Pending>> {
+    let mut pieces: Vec<Vec<Pending>> = Vec::new();
+    for unit in units {
+        match pieces.last_mut() {
+            Some(piece) if bytes_of(piece) + bytes_of(&unit) <= PIECE_BYTES_MAX => {
+                piece.extend(unit);
+            }
+            _ => pieces.push(unit),
+        }
+    }
+    pieces
+}
+
+fn bytes_of(records: &[Pending]) -> u64 {
+    records.iter().map(|pending| padded_len(pending.draft.body.len())).sum()
 }
 
 fn wake(wakers: Vec<Waker>) {

@@ -2,12 +2,16 @@
 //!
 //! A record goes from [`Log::submit`] into the group buffer (`commit`), is written and synced by
 //! whoever leads (`writer`), and is read back from its segment (`segment`). `recover` judges what
-//! a crash left, `open` acts on it, `spill` keeps records beside the log.
+//! a crash left, `open` acts on it, `spill` keeps records beside the log. `account` counts the
+//! directory's bytes, `ballast` keeps some for a full disk.
 
+mod account;
+mod ballast;
 mod commit;
 mod control;
 mod open;
 mod prepare;
+mod quarantine;
 mod recover;
 mod rewrite;
 mod segment;
@@ -19,16 +23,16 @@ mod writer;
 #[cfg(feature = "planted")]
 pub mod planted;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::entry::{Cause, Status};
-use crate::env::{Env, OpenMode, write_all_at};
 use crate::error::{Error, Result};
 use crate::format::{self, ChangeRow, EntryRow, Flags, Kind, RecordHeader, Summary, When};
 
+pub(crate) use account::{Account, Claim, Part, bytes_below, files, index_bytes_max, measure};
+pub(crate) use ballast::Ballast;
 pub(crate) use commit::{Commit, Ticket};
 pub(crate) use control::{Control, put_summary};
 pub use open::OpenReport;
@@ -37,6 +41,7 @@ pub(crate) use open::{
     open_read_only, store_file_damaged, store_uuid, write_checkpoint,
 };
 pub(crate) use prepare::Preparer;
+pub(crate) use quarantine::drop_oldest;
 pub(crate) use recover::{
     Extent, Witness, change_note, entry_note, quarantine, removed_among, scan_old, survey,
 };
@@ -47,6 +52,7 @@ pub(crate) use spill::{
     FallbackFile, list_fallback, quarantine_file, read_fallback, write_fallback,
 };
 pub(crate) use tally::Tallies;
+pub(crate) use writer::is_no_space;
 
 /// A record that is ready to be written but has no number yet.
 pub(crate) struct Draft {
@@ -252,40 +258,4 @@ impl Row {
             Self::Control(_) | Self::None => {}
         }
     }
-}
-
-/// Copies bytes into the quarantine folder and makes the copy durable. Bytes that are already
-/// there under the same name are kept.
-fn quarantine_bytes(
-    env: &dyn Env,
-    dir: &Path,
-    name: &str,
-    from: u64,
-    to: u64,
-    read: &dyn Fn(&mut [u8], u64) -> Result<()>,
-) -> Result<String> {
-    let folder = dir.join(format::QUARANTINE_DIR);
-    env.create_dir(&folder).map_err(|error| Error::io("create", &folder, error))?;
-    let name = format::quarantine_name(name, from, to - from);
-    let path = folder.join(&name);
-    let file = match env.open(&path, OpenMode::CreateNew) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            env.open(&path, OpenMode::Write)
-        }
-        other => other,
-    };
-    let file = file.map_err(|error| Error::io("create", &path, error))?;
-    let mut buffer = vec![0; 64 * 1024];
-    let mut offset = from;
-    while offset < to {
-        let len = usize::try_from(to - offset).unwrap_or(usize::MAX).min(buffer.len());
-        let chunk = buffer.get_mut(..len).unwrap_or_default();
-        read(chunk, offset)?;
-        write_all_at(&*file, chunk, offset - from)
-            .map_err(|error| Error::io("write", &path, error))?;
-        offset += len as u64;
-    }
-    file.sync().map_err(|error| Error::io("sync", &path, error))?;
-    env.sync_dir(&folder).map_err(|error| Error::io("sync the folder", &folder, error))?;
-    Ok(name)
 }

@@ -28,10 +28,15 @@ use crate::format::{
     SegmentSet, StoreHeader, Summary, Totals,
 };
 
+use super::account::{Account, Claim, Part};
+use super::ballast::Ballast;
 use super::prepare::Preparer;
+use super::quarantine::keep_bytes;
 use super::recover::{self, Survey, Witness};
 use super::segment::SegmentFile;
-use super::writer::{Birth, Born, Pending, Writer};
+use super::writer::{
+    Birth, Born, Pending, Writer, claimed_bytes, is_no_space, small_segment_sizes,
+};
 use super::{Active, Draft, Old, Segments, Tallies};
 
 pub(crate) use checkpoint::{read_checkpoint, write_checkpoint};
@@ -99,8 +104,12 @@ pub(crate) struct Opened {
     pub report: OpenReport,
 }
 
-/// Opens a store for writing, making it when the directory is empty or missing.
-pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
+/// Opens a store for writing, making it when the directory is empty or missing. The account
+/// and the ballast are those of the writer.
+pub(crate) fn open(
+    env: &Arc<dyn Env>,
+    config: &Config,
+) -> Result<(Opened, Arc<Account>, Arc<Ballast>)> {
     let dir = &config.dir;
     let found = find_store(&**env, dir)?;
     refuse_newer(&**env, &dir.join(format::LOG_DIR))?;
@@ -138,16 +147,20 @@ pub(crate) fn open(env: &Arc<dyn Env>, config: &Config) -> Result<Opened> {
             files
         }
     };
+    let account = Arc::new(Account::open(&**env, config)?);
+    let ballast = Arc::new(Ballast::open(Arc::clone(env), config, Arc::clone(&account))?);
     let opening = Opening {
         env,
         config,
         header,
         lock,
+        account: Arc::clone(&account),
+        ballast: Arc::clone(&ballast),
         segments: Arc::new(Segments::new(Arc::clone(env), log_dir, config.mmap)),
         checkpoint,
         report,
     };
-    opening.run(&files)
+    opening.run(&files).map(|opened| (opened, account, ballast))
 }
 
 /// Refuses a log with a segment of a newer version, before anything is changed.
@@ -168,6 +181,8 @@ struct Opening<'a> {
     config: &'a Config,
     header: StoreHeader,
     lock: Arc<dyn Lock>,
+    account: Arc<Account>,
+    ballast: Arc<Ballast>,
     segments: Arc<Segments>,
     checkpoint: Option<Checkpoint>,
     report: OpenReport,
@@ -301,10 +316,9 @@ impl Opening<'_> {
         let file = open.map_err(|error| Error::io("open", &path, error))?;
         let len = file.len().map_err(|error| Error::io("measure", &path, error))?;
         let name = format::segment_name(number, 0);
-        let name =
-            super::quarantine_bytes(&**self.env, &self.config.dir, &name, 0, len, &|to, at| {
-                read_exact_at(&*file, to, at).map_err(|error| Error::io("read", &path, error))
-            })?;
+        let name = keep_bytes(self.quarantine(), &name, (0, len), &|to, at| {
+            read_exact_at(&*file, to, at).map_err(|error| Error::io("read", &path, error))
+        })?;
         self.report.quarantined.push(name);
         Ok(())
     }
@@ -319,10 +333,13 @@ impl Opening<'_> {
         tallies.balance(set.totals.captured + survey.summary.entries.len() as u64);
         let summary = survey.summary;
         self.segments.begin(Active { file, summary, tallies, end, synced_end: end }, None);
+        let reserved = segment.header.capacity.saturating_sub(segment.len);
+        self.account.add(Part::Log, reserved);
         let tail = Tail {
             restated: survey.set_version == format::Kind::SegmentSet.body_version(),
             segment,
             end,
+            for_changes: false,
             group: survey.next_group,
             records: u32::try_from(survey.records).unwrap_or(u32::MAX),
             last_lsn,
@@ -373,17 +390,26 @@ impl Opening<'_> {
         let predecessor =
             Predecessor { segment: number, last_lsn: cut_lsn, end: survey.cut, footer_crc: 0 };
         self.segments.add_old(Old::new(item, end));
-        let cut = (segment.trailer.is_none() && all_kept && survey.cut <= segment.len)
-            .then_some(survey.cut);
+        // Bytes that could not be put aside stay; the space that was reserved behind them goes.
+        let cut = if all_kept { survey.cut.min(segment.len) } else { segment.len };
+        let cut = segment.trailer.is_none().then_some(cut);
+        let account = Arc::clone(&self.account);
         let opened = self.begin(next_number, Some(predecessor), set, carried, last_lsn + 1)?;
         if let Some(cut) = cut {
             // Only space, reserved space behind the end included: the new segment's header says
             // where this one ends.
             if let Err(error) = segment.file.set_len(cut) {
                 tracing::warn!(%error, segment = segment.name, "cannot cut the old segment");
+            } else {
+                account.release(Part::Log, segment.len - cut);
             }
         }
         Ok(opened)
+    }
+
+    /// Where bytes are put aside, and who counts them.
+    fn quarantine(&self) -> (&dyn Env, &Path, &Account) {
+        (&**self.env, &self.config.dir, &self.account)
     }
 
     /// Copies what recovery cannot use into quarantine. When that fails the bytes stay in place.
@@ -397,7 +423,7 @@ impl Opening<'_> {
             if from >= to {
                 continue;
             }
-            match recover::quarantine(&**self.env, &self.config.dir, segment, from, to) {
+            match recover::quarantine(self.quarantine(), segment, (from, to)) {
                 Ok(name) => self.report.quarantined.push(name),
                 Err(error) => {
                     tracing::warn!(%error, "cannot put damaged bytes into quarantine");
@@ -424,21 +450,23 @@ impl Opening<'_> {
         // The process that named the segments before may have died before their names were
         // durable; a power cut could then keep the new name without the old ones.
         self.env.sync_dir(&log_dir).map_err(|e| Error::io("sync the folder", &log_dir, e))?;
-        let birth = Birth {
+        let whole = self.config.segment_size();
+        let mut birth = Birth {
             env: &**self.env,
             log_dir: &log_dir,
-            config: self.config,
+            segment_bytes: whole,
             store_uuid: self.header.uuid,
             segment: number,
             predecessor,
             set: &set,
             carried,
         };
-        let born = birth.create()?;
+        let born = self.create(&mut birth)?;
         let tail = Tail {
             restated: true,
             segment: Arc::clone(&born.file),
             end: born.end,
+            for_changes: birth.segment_bytes < whole,
             group: 2,
             records: born.records,
             last_lsn: born.last_lsn,
@@ -451,9 +479,49 @@ impl Opening<'_> {
         Ok(self.finish(tail, set, next_lsn))
     }
 
+    /// Makes the new segment: a small one where there is no room for a whole one, and at last in
+    /// the place of the ballast. A bound alone never keeps a store from opening.
+    fn create(&self, birth: &mut Birth<'_>) -> Result<Born> {
+        let small = small_segment_sizes(self.config);
+        let whole = [(birth.segment_bytes, Claim::Growth)];
+        let sizes = whole.into_iter().chain(small.map(|size| (size, Claim::Reserve)));
+        for (segment_bytes, claim) in sizes {
+            let claimed = claimed_bytes(segment_bytes, claim, birth.set, &birth.carried);
+            if self.account.claim(Part::Log, claimed, claim).is_err() {
+                continue;
+            }
+            birth.segment_bytes = segment_bytes;
+            match self.try_create(birth, claimed) {
+                Err(error) if is_no_space(&error) => {}
+                other => return other,
+            }
+        }
+        if let Err(error) = self.ballast.release() {
+            tracing::warn!(%error, "the ballast could not be given up");
+        }
+        birth.segment_bytes = small.last().copied().unwrap_or(birth.segment_bytes);
+        self.try_create(birth, 0)
+    }
+
+    /// Makes the new segment, for which so much was claimed.
+    fn try_create(&self, birth: &Birth<'_>, claimed: u64) -> Result<Born> {
+        let created = birth.create();
+        self.account.release(Part::Log, claimed);
+        match &created {
+            Ok(born) => self.account.add(Part::Log, born.file.header.capacity),
+            Err(_) => {
+                let path = birth.log_dir.join(format::next_name(birth.segment));
+                // One that is left is removed by the next open.
+                drop(self.env.unlink(&path));
+            }
+        }
+        created
+    }
+
     fn finish(self, tail: Tail, set: SegmentSet, next_lsn: u64) -> Opened {
         let log_dir = self.config.dir.join(format::LOG_DIR);
-        let preparer = Arc::new(Preparer::new(Arc::clone(self.env), log_dir.clone(), self.config));
+        let (env, account) = (Arc::clone(self.env), Arc::clone(&self.account));
+        let preparer = Arc::new(Preparer::new(env, log_dir.clone(), self.config, account));
         let writer = Writer {
             env: Arc::clone(self.env),
             log_dir,
@@ -461,6 +529,8 @@ impl Opening<'_> {
             store_uuid: self.header.uuid,
             segments: Arc::clone(&self.segments),
             preparer: Arc::clone(&preparer),
+            account: Arc::clone(&self.account),
+            ballast: Arc::clone(&self.ballast),
             lock: self.lock,
             segment: tail.segment,
             end: tail.end,
@@ -471,6 +541,7 @@ impl Opening<'_> {
             unsynced: false,
             records: tail.records,
             last_lsn: tail.last_lsn,
+            for_changes: tail.for_changes,
             set,
             restated: tail.restated,
             buffer: Vec::new(),
@@ -498,6 +569,7 @@ struct Tail {
     restated: bool,
     segment: Arc<SegmentFile>,
     end: u64,
+    for_changes: bool,
     group: u32,
     records: u32,
     last_lsn: u64,

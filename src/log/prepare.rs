@@ -13,6 +13,7 @@ use crate::env::{Env, File, OpenMode, write_all_at};
 use crate::error::{Error, Result};
 use crate::format;
 
+use super::account::{Account, Claim, Part};
 use super::writer::reserve;
 
 /// A step writes this many zeros.
@@ -23,6 +24,7 @@ const STEP: u64 = 256 * 1024;
 pub(crate) struct Preparer {
     env: Arc<dyn Env>,
     log_dir: PathBuf,
+    account: Arc<Account>,
     segment_bytes: u64,
     zero: bool,
     /// Bytes committed since the last rotation; they set the pace.
@@ -53,11 +55,17 @@ struct Ready {
 }
 
 impl Preparer {
-    pub fn new(env: Arc<dyn Env>, log_dir: PathBuf, config: &Config) -> Self {
+    pub fn new(
+        env: Arc<dyn Env>,
+        log_dir: PathBuf,
+        config: &Config,
+        account: Arc<Account>,
+    ) -> Self {
         Self {
             env,
             log_dir,
-            segment_bytes: config.segment_bytes,
+            account,
+            segment_bytes: config.segment_size(),
             zero: config.prepare == Prepare::Zero,
             committed: AtomicU64::new(0),
             slot: Mutex::default(),
@@ -96,9 +104,21 @@ impl Preparer {
         }
         let segment = slot.wanted;
         let ready = slot.ready.take();
+        if ready.is_none()
+            && self.account.claim(Part::Prepared, self.segment_bytes, Claim::Growth).is_err()
+        {
+            // Nobody needs it yet; whoever does is told why there is none.
+            slot.wanted = 0;
+            return Ok(());
+        }
         slot.lent = true;
         drop(slot);
         let result = self.advance(segment, ready);
+        if result.is_err() {
+            // On a full disk others need what it took. Nobody else makes this file meanwhile.
+            self.drop_leftover(segment);
+            self.account.release(Part::Prepared, self.segment_bytes);
+        }
         let mut slot = self.lock();
         slot.lent = false;
         self.returned.notify_all();
@@ -151,6 +171,9 @@ impl Preparer {
         let ready = slot.ready.take();
         drop(slot);
         self.committed.store(0, Ordering::Relaxed);
+        if ready.is_some() {
+            self.account.release(Part::Prepared, self.segment_bytes);
+        }
         match ready {
             Some(ready) if ready.segment == segment => Ok(Some(ready.file)),
             _ => self.remove_leftover(segment).map(|()| None),
@@ -174,12 +197,7 @@ impl Preparer {
         }
     }
 
-    /// Bytes that a prepared file takes on the disk.
-    pub fn bytes(&self) -> u64 {
-        if self.lock().ready.is_some() { self.segment_bytes } else { 0 }
-    }
-
-    /// Removes the prepared file; for a clean close.
+    /// Removes the prepared file: for a clean close, and where its space is needed.
     pub fn discard(&self) -> Result<()> {
         let segment = self.lock().ready.as_ref().map(|ready| ready.segment);
         segment.map_or(Ok(()), |segment| {

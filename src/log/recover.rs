@@ -19,6 +19,8 @@ use crate::format::{
     SegmentItem, SegmentSet, Summary, TIME_NONE, Tally,
 };
 
+use super::account::Account;
+use super::quarantine::keep_bytes;
 use super::segment::{Item, SegmentFile};
 use super::{Control, Note, Row, Tallies};
 
@@ -364,15 +366,11 @@ impl Units {
 
 /// Copies bytes of a segment into quarantine and makes the copy durable. Returns its name.
 pub(crate) fn quarantine(
-    env: &dyn Env,
-    dir: &std::path::Path,
+    place: (&dyn Env, &std::path::Path, &Account),
     segment: &SegmentFile,
-    from: u64,
-    to: u64,
+    range: (u64, u64),
 ) -> Result<String> {
-    super::quarantine_bytes(env, dir, &segment.name, from, to, &|buffer, offset| {
-        segment.read_bytes(buffer, offset)
-    })
+    keep_bytes(place, &segment.name, range, &|buffer, offset| segment.read_bytes(buffer, offset))
 }
 
 /// What a segment that takes no more records is known to hold. The file may be shorter.

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::format::{self, FileName, Flags, Frame, SEGMENT_HEADER_LEN, SegmentHeader};
 
 use super::Draft;
+use super::account::{Account, Claim, Part, check_room};
+use super::quarantine::keep_bytes;
 use super::segment::{Item, SegmentFile};
 
 /// A fallback file that was found.
@@ -37,10 +39,10 @@ pub(crate) fn list_fallback(env: &dyn Env, folder: &Path) -> Result<Vec<Fallback
     Ok(files.collect())
 }
 
-/// Writes records to a fallback file of their own and syncs it. Returns its path.
+/// Writes records to a fallback file of their own and syncs it. Returns its path. The owner of the
+/// store brings its account; others look at what the directory takes.
 pub(crate) fn write_fallback(
-    env: &dyn Env,
-    config: &Config,
+    (env, config, account): (&dyn Env, &Config, Option<&Account>),
     store_uuid: [u8; 16],
     drafts: &[Draft],
 ) -> Result<PathBuf> {
@@ -54,19 +56,44 @@ pub(crate) fn write_fallback(
     let salt: [u8; 4] = salt.try_into().unwrap_or_default();
     let path = folder.join(format::fallback_name(&uuid));
     let bytes = encode(env, store_uuid, u32::from_le_bytes(salt).max(1), drafts);
+    claim_fallback(env, config, account, bytes.len() as u64)?;
+    let written = write_synced(env, &folder, &path, &bytes);
+    if let (Err(_), Some(account)) = (&written, account) {
+        account.release(Part::Fallback, bytes.len() as u64);
+    }
+    written.map(|()| path)
+}
+
+/// Writes a file under a temporary name, syncs it and gives it its name.
+fn write_synced(env: &dyn Env, folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("tmp");
     let file = env
         .open(&temporary, OpenMode::CreateNew)
         .map_err(|error| Error::io("create", &temporary, error))?;
-    let written = write_all_at(&*file, &bytes, 0).and_then(|()| file.sync());
+    let written = write_all_at(&*file, bytes, 0).and_then(|()| file.sync());
     if let Err(error) = written {
         // Nothing was promised; a leftover would only take space.
         drop(env.unlink(&temporary));
         return Err(Error::io("write", &temporary, error));
     }
-    env.rename(&temporary, &path).map_err(|error| Error::io("name", &path, error))?;
-    env.sync_dir(&folder).map_err(|error| Error::io("sync the folder", &folder, error))?;
-    Ok(path)
+    env.rename(&temporary, path).map_err(|error| Error::io("name", path, error))?;
+    env.sync_dir(folder).map_err(|error| Error::io("sync the folder", folder, error))
+}
+
+/// Counts a fallback file against the bound of the directory, if it is in there.
+fn claim_fallback(
+    env: &dyn Env,
+    config: &Config,
+    account: Option<&Account>,
+    bytes: u64,
+) -> Result<()> {
+    if !config.fallback_dir().starts_with(&config.dir) {
+        return Ok(());
+    }
+    match account {
+        Some(account) => account.claim(Part::Fallback, bytes, Claim::Growth),
+        None => check_room(env, config, bytes),
+    }
 }
 
 fn encode(env: &dyn Env, store_uuid: [u8; 16], salt: u32, drafts: &[Draft]) -> Vec<u8> {
@@ -111,11 +138,14 @@ pub(crate) fn read_fallback(env: &dyn Env, path: &Path) -> Result<(Vec<Frame>, [
 }
 
 /// Copies a whole fallback file into quarantine. Returns the copy's name.
-pub(crate) fn quarantine_file(env: &dyn Env, dir: &Path, file: &FallbackFile) -> Result<String> {
+pub(crate) fn quarantine_file(
+    (env, dir, account): (&dyn Env, &Path, &Account),
+    file: &FallbackFile,
+) -> Result<String> {
     let path = &file.path;
     let source = env.open(path, OpenMode::Read).map_err(|error| Error::io("open", path, error))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    super::quarantine_bytes(env, dir, &name, 0, file.bytes, &|buffer, offset| {
+    keep_bytes((env, dir, account), &name, (0, file.bytes), &|buffer, offset| {
         read_exact_at(&*source, buffer, offset).map_err(|error| Error::io("read", path, error))
     })
 }

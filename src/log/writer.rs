@@ -4,10 +4,13 @@
 //! a rotation, and what a crash between the steps leaves:
 //!
 //! 1. header and first group of the new segment, sync: a file with a `.next` name, which the
-//!    next open removes. Without space for it the group is refused and the log goes on.
+//!    next open removes. Without space for it the group is refused and the log goes on; where
+//!    an operator's changes then go is in `writer/full.rs`.
 //! 2. footer, cut, sync of the old segment: a sealed segment without successor; the next open
 //!    begins one.
 //! 3. rename, sync of the directory: the new segment counts.
+
+mod full;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,8 +23,14 @@ use crate::format::{
     SegmentHeader, SegmentItem, SegmentSet, Summary, Totals, padded_len,
 };
 
+use super::account::{Account, Claim, Part};
+use super::ballast::Ballast;
 use super::prepare::Preparer;
 use super::segment::SegmentFile;
+pub(crate) use full::{is_no_space, small_segment_sizes};
+
+use full::full_of;
+
 use super::{Active, Committed, Control, Draft, Note, Old, Row, Segments, Tallies};
 
 /// Space kept free behind the records for changes by an operator.
@@ -53,6 +62,8 @@ pub(crate) struct Writer {
     pub store_uuid: [u8; 16],
     pub segments: Arc<Segments>,
     pub preparer: Arc<Preparer>,
+    pub account: Arc<Account>,
+    pub ballast: Arc<Ballast>,
     pub lock: Arc<dyn Lock>,
     pub segment: Arc<SegmentFile>,
     /// Where the next record goes.
@@ -68,6 +79,8 @@ pub(crate) struct Writer {
     pub unsynced: bool,
     pub records: u32,
     pub last_lsn: u64,
+    /// The segment was begun on a full disk, for an operator's changes alone.
+    pub for_changes: bool,
     /// What is known of the older segments, up to the last written record.
     pub set: SegmentSet,
     /// Whether the set at the head of this segment says all that this version knows to say.
@@ -84,7 +97,7 @@ impl Writer {
             if self.unsynced {
                 self.sync_group()?;
             }
-            self.rotate()?;
+            self.make_place(group, bytes)?;
         }
         if group.is_empty() {
             if sync && self.unsynced {
@@ -108,16 +121,28 @@ impl Writer {
         let used = self.segments.with_active(|active| {
             !active.summary.entries.is_empty() || !active.summary.changes.is_empty()
         });
-        if used || !self.restated { self.rotate() } else { Ok(()) }
+        if !used && self.restated {
+            return Ok(());
+        }
+        match self.rotate(self.config.segment_size(), Claim::Growth) {
+            // It serves to give space back, which must go on without any.
+            Err(CommitError::Refused(error)) => self.begin_small(&[], 0, error),
+            other => other,
+        }
     }
 
     fn has_room(&self, group: &[Pending], bytes: u64) -> bool {
-        let capacity = self.segment.header.capacity;
+        let reserve = CHANGE_RESERVE.min(self.segment.header.capacity / 16);
+        let kept = self.for_changes && group.iter().any(Pending::is_entry);
+        !kept && self.fits(group, bytes, reserve)
+    }
+
+    /// Whether a group fits into the active segment and leaves a reserve.
+    fn fits(&self, group: &[Pending], bytes: u64, reserve: u64) -> bool {
         let mark = padded_len(0);
-        let reserve = CHANGE_RESERVE.min(capacity / 16);
         let footer = self.segments.with_active(|active| format::footer_len(&active.summary));
         let added: u64 = group.iter().map(|pending| pending.draft.note.footer_len()).sum();
-        self.end + bytes + mark + footer + added + reserve <= capacity
+        self.end + bytes + mark + footer + added + reserve <= self.segment.header.capacity
     }
 
     fn write(&mut self, group: &[Pending], sync: bool) -> Result<Vec<Committed>, CommitError> {
@@ -208,11 +233,33 @@ impl Writer {
         }
     }
 
-    /// Seals the active segment and begins the next one.
-    fn rotate(&mut self) -> Result<(), CommitError> {
-        let summary = self.segments.with_active(|active| active.summary.clone());
+    /// Seals the active segment and begins the next one, of about this size.
+    fn rotate(&mut self, segment_bytes: u64, claim: Claim) -> Result<(), CommitError> {
         let number = self.segment.header.segment;
         let prepared = self.preparer.take(number + 1).map_err(CommitError::Refused)?;
+        let claimed = claimed_bytes(segment_bytes, claim, &self.set, &[]);
+        self.account.claim(Part::Log, claimed, claim).map_err(|error| {
+            self.preparer.drop_leftover(number + 1);
+            CommitError::Refused(error)
+        })?;
+        let rotated = self.rotate_claimed(prepared, segment_bytes);
+        self.account.release(Part::Log, claimed);
+        match &rotated {
+            Ok(()) => self.account.add(Part::Log, self.segment.header.capacity),
+            Err(CommitError::Refused(_)) => self.preparer.drop_leftover(number + 1),
+            Err(CommitError::Failed(_)) => {}
+        }
+        rotated
+    }
+
+    fn rotate_claimed(
+        &mut self,
+        prepared: Option<Arc<dyn File>>,
+        segment_bytes: u64,
+    ) -> Result<(), CommitError> {
+        let number = self.segment.header.segment;
+        let next = self.next_file(prepared, segment_bytes)?;
+        let summary = self.segments.with_active(|active| active.summary.clone());
         let salt = self.segment.header.salt;
         let lsns = (self.segment.header.base_lsn, self.last_lsn);
         let (footer, trailer) = format::encode_footer(&summary, salt, self.end, self.records, lsns);
@@ -220,31 +267,53 @@ impl Writer {
         let set = self.next_set(summary.entries.len() as u64, footer_crc);
         let predecessor =
             Predecessor { segment: number, last_lsn: self.last_lsn, end: self.end, footer_crc };
-        let mut birth = Birth {
+        let birth = Birth {
             env: &*self.env,
             log_dir: &self.log_dir,
-            config: &self.config,
+            segment_bytes,
             store_uuid: self.store_uuid,
             segment: number + 1,
             predecessor: Some(predecessor),
             set: &set,
             carried: Vec::new(),
         };
-        let unnamed = birth.write(prepared).map_err(|error| {
-            if is_no_space(&error) {
-                self.preparer.drop_leftover(number + 1);
-                CommitError::Refused(error)
-            } else {
-                CommitError::Failed(error)
-            }
-        })?;
+        let unnamed = birth.write(Some(next)).map_err(|error| self.refused_or_failed(error))?;
         self.seal(&footer).map_err(CommitError::Failed)?;
         let born = birth.name(unnamed).map_err(CommitError::Failed)?;
+        let sealed = self.end + footer.len() as u64;
+        self.account.release(Part::Log, self.segment.header.capacity.max(sealed));
+        self.account.add(Part::Log, sealed);
         self.set = set;
         self.restated = true;
         self.adopt(born);
         self.publish();
         Ok(())
+    }
+
+    /// The next segment's file with its space: the prepared one, else a new one. On a full disk
+    /// this says so before anything costly is done.
+    fn next_file(
+        &self,
+        prepared: Option<Arc<dyn File>>,
+        segment_bytes: u64,
+    ) -> Result<Arc<dyn File>, CommitError> {
+        if let Some(file) = prepared {
+            return Ok(file);
+        }
+        let path = self.log_dir.join(format::next_name(self.segment.header.segment + 1));
+        let created = self.env.open(&path, OpenMode::CreateNew);
+        let reserved = created.and_then(|file| reserve(&*file, segment_bytes).map(|()| file));
+        reserved.map_err(|error| self.refused_or_failed(Error::io("create", &path, error)))
+    }
+
+    /// Without space nothing has happened yet; anything else is a failure.
+    fn refused_or_failed(&self, error: Error) -> CommitError {
+        if is_no_space(&error) {
+            let needed = self.config.segment_size();
+            CommitError::Refused(full_of(&*self.env, &self.config.dir, needed))
+        } else {
+            CommitError::Failed(error)
+        }
     }
 
     /// The set with the active segment among the older ones.
@@ -286,6 +355,7 @@ impl Writer {
         self.group = 2;
         self.records = born.records;
         self.unsynced = false;
+        self.for_changes = false;
         let sealed = self.set.segments.last().zip(self.set.ends.last());
         let sealed = sealed.map(|(item, end)| Old::new(*item, *end));
         let Born { file, summary, tallies, end, .. } = born;
@@ -320,7 +390,8 @@ pub(crate) fn append_record(
 pub(crate) struct Birth<'a> {
     pub env: &'a dyn Env,
     pub log_dir: &'a std::path::Path,
-    pub config: &'a Config,
+    /// About how large it is to be; a long segment set makes it larger.
+    pub segment_bytes: u64,
     pub store_uuid: [u8; 16],
     pub segment: u64,
     pub predecessor: Option<Predecessor>,
@@ -355,29 +426,29 @@ struct Unnamed {
 }
 
 impl Birth<'_> {
-    /// Writes header and first group into a new file, syncs it and gives it its name.
-    pub fn create(mut self) -> Result<Born> {
+    /// Writes header and first group into a new file, syncs it and gives it its name. Without
+    /// space for it nothing is left, and it may be tried again.
+    pub fn create(&self) -> Result<Born> {
         let unnamed = self.write(None)?;
         self.name(unnamed)
     }
 
     /// Writes header and first group into a prepared or new file and syncs it.
-    fn write(&mut self, prepared: Option<Arc<dyn File>>) -> Result<Unnamed> {
+    fn write(&self, prepared: Option<Arc<dyn File>>) -> Result<Unnamed> {
         let time_ms = self.env.wall_ms();
-        let carried = std::mem::take(&mut self.carried);
         let set_draft = Draft::new(Kind::SegmentSet, self.set, time_ms, Note::None)?;
         // The set repeats the last number before it, so that the log's numbers stay those of
         // entries and changes.
         let set_lsn = self.predecessor.map_or(0, |predecessor| predecessor.last_lsn);
-        let mut group = vec![Pending { lsn: set_lsn, draft: set_draft, flags: Flags::default() }];
-        group.extend(carried);
+        let set = Pending { lsn: set_lsn, draft: set_draft, flags: Flags::default() };
+        let group: Vec<&Pending> = std::iter::once(&set).chain(&self.carried).collect();
         let bytes: u64 = group.iter().map(|pending| padded_len(pending.draft.body.len())).sum();
         let mut salt = [0; 4];
         let next_path = self.log_dir.join(format::next_name(self.segment));
         self.env
             .fill_random(&mut salt)
             .map_err(|error| Error::io("get random bytes for", &next_path, error))?;
-        let fresh = self.config.segment_bytes;
+        let fresh = self.segment_bytes;
         let header = SegmentHeader {
             store_uuid: self.store_uuid,
             segment: self.segment,
@@ -404,7 +475,7 @@ impl Birth<'_> {
         &self,
         file: Arc<dyn File>,
         header: SegmentHeader,
-        group: &[Pending],
+        group: &[&Pending],
         next_path: PathBuf,
     ) -> Result<Unnamed> {
         reserve(&*file, header.capacity).map_err(|e| Error::io("reserve", &next_path, e))?;
@@ -455,10 +526,22 @@ impl Birth<'_> {
     }
 }
 
-/// Whether a file could not be made for want of space.
-fn is_no_space(error: &Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+/// What is claimed for a segment of about this size. A long segment set makes it larger; what is
+/// kept beside new entries covers that, and nothing does beside what is kept.
+pub(crate) fn claimed_bytes(
+    segment_bytes: u64,
+    claim: Claim,
+    set: &SegmentSet,
+    carried: &[Pending],
+) -> u64 {
+    if claim == Claim::Growth {
+        return segment_bytes;
+    }
+    // The set grows by the segment that is left.
+    let item = size_of::<(SegmentItem, SegmentEnd)>();
+    let set = format::encode_body(set).map_or(0, |body| padded_len(body.len() + item));
+    let carried: u64 = carried.iter().map(|pending| padded_len(pending.draft.body.len())).sum();
+    segment_bytes + SEGMENT_HEADER_LEN + set + carried
 }
 
 /// Takes space ahead of use, where the file system can.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{FailedOperationRepository, Maintained, Maintenance};
 use crate::config::{Bounds, Durability};
 use crate::engine::{
-    Accounting, BatchError, Changed, Decision, Engine, Facets, Leases, NoticeTaker, Spilled,
+    Accounting, BatchError, Changed, Decision, Engine, Facets, Leases, NoticeTaker, Space, Spilled,
     Statistics, StoreError, Stored, TallyRow,
 };
 use crate::entry::{Entry, EntryId, Filter, NewFailure, Page, Status, Timestamp};
@@ -137,6 +137,10 @@ impl FailedOperationRepository for Engine {
         decide: &mut dyn FnMut(&EvictedSummary) -> Option<SummaryStatus>,
     ) -> Result<u64> {
         Self::change_summaries(self, decide)
+    }
+
+    fn space(&self) -> Result<Option<Space>> {
+        Self::space(self).map(Some)
     }
 
     fn close(&self) -> Result<()> {

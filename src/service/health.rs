@@ -5,6 +5,8 @@ use std::error::Error as _;
 
 use serde::Serialize;
 
+use super::Inner;
+use crate::engine::{Space, SpaceLevel};
 use crate::entry::Timestamp;
 use crate::error::Error;
 
@@ -24,6 +26,10 @@ pub struct Health {
     pub spilled: u64,
     /// Failures that were given back since the service was made.
     pub refused: u64,
+    /// How much room the store has for new entries, if that is known.
+    pub level: Option<SpaceLevel>,
+    /// When it will have none, in milliseconds from now, if it goes on as over the last minutes.
+    pub full_in_ms: Option<u64>,
 }
 
 /// How the service is, in one word.
@@ -52,12 +58,14 @@ pub(super) enum Trouble {
     Store,
     /// What runs by itself fails again and again.
     Schedule,
+    /// There is no space for more of them.
+    Space,
 }
 
 /// What is wrong right now, and since when things are as they are.
 #[derive(Debug)]
 pub(super) struct Condition {
-    troubles: [Option<(String, &'static str)>; 4],
+    troubles: [Option<(String, &'static str)>; 5],
     status: HealthStatus,
     since: Timestamp,
     pub closed: bool,
@@ -68,14 +76,8 @@ pub(super) struct Condition {
 impl Condition {
     pub fn new(since: Timestamp, enabled: bool) -> Self {
         let status = if enabled { HealthStatus::Ok } else { HealthStatus::Disabled };
-        Self {
-            troubles: [None, None, None, None],
-            status,
-            since,
-            closed: false,
-            spilled: 0,
-            refused: 0,
-        }
+        let troubles = [const { None }; 5];
+        Self { troubles, status, since, closed: false, spilled: 0, refused: 0 }
     }
 
     /// Notes a trouble, or that it is healed.
@@ -121,11 +123,36 @@ impl Condition {
             hint: hint.map(str::to_owned),
             spilled: self.spilled,
             refused: self.refused,
+            level: None,
+            full_in_ms: None,
         }
     }
 
     fn trouble(&self) -> Option<&(String, &'static str)> {
         self.troubles.iter().flatten().next()
+    }
+}
+
+impl Inner {
+    /// Asks the store how it stands with space, and notes whether it refuses entries for it.
+    pub fn look_at_space(&self) -> Option<Space> {
+        let space = self.access.current()?.space().ok().flatten()?;
+        let shortage = space.shortage.as_ref().map(|shortage| Error::Full {
+            what: shortage.what,
+            bytes: shortage.bytes,
+            bytes_max: shortage.bytes_max,
+        });
+        self.note(Trouble::Space, shortage.as_ref());
+        Some(space)
+    }
+
+    /// A failure was stored, so what kept others out is over, unless it was another matter.
+    pub fn note_stored(&self) {
+        self.note(Trouble::Store, None);
+        let short = self.condition().has(Trouble::Space);
+        if short && self.look_at_space().is_none() {
+            self.note(Trouble::Space, None);
+        }
     }
 }
 
@@ -152,6 +179,8 @@ fn hint(error: &Error) -> &'static str {
         Error::Damaged(_) => "look at the damage with deadletter verify",
         Error::Panicked { .. } => "this is a bug; please report it, and restart the process",
         Error::Closed => "open the store again",
+        Error::Full { what: "disk", .. } => "free space on the disk; capture goes on by itself",
+        Error::Full { .. } => "archive and purge entries, or raise the setting that is named",
         Error::QueueFull { .. } | Error::IndexNotReady { .. } => "wait; it ends by itself",
         _ => "look at the disk: its free space, its rights, the log of the system",
     }

@@ -271,7 +271,11 @@ impl DlqService {
         if let Some(error) = failure.filter(|_| !self.inner.is_closed()) {
             self.inner.note(Trouble::Store, Some(&error));
         }
-        self.inner.condition().health()
+        let space = self.inner.look_at_space();
+        let mut health = self.inner.condition().health();
+        health.level = space.as_ref().map(|space| space.level);
+        health.full_in_ms = space.and_then(|space| space.full_in_ms);
+        health
     }
 
     /// The handlers that replay entries, by domain.
@@ -316,15 +320,15 @@ impl DlqService {
             return Err(DlqError::Engine(Error::Closed));
         }
         self.inner.write_if_due();
-        match self.inner.access.current() {
-            Some(repository) => {
-                self.inner.step_schedule(&repository);
-                let stepped = repository.step();
-                self.inner.tell_of_evictions(&*repository);
-                Ok(stepped?)
-            }
-            None => Ok(()),
+        let Some(repository) = self.inner.access.current() else { return Ok(()) };
+        self.inner.step_schedule(&repository);
+        let stepped = repository.step();
+        self.inner.tell_of_evictions(&*repository);
+        stepped?;
+        if self.inner.condition().has(Trouble::Space) {
+            self.inner.look_at_space();
         }
+        Ok(())
     }
 
     /// Closes the service for all its handles: ends what runs by itself, takes no more failures, writes what waits in the

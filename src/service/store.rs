@@ -210,7 +210,7 @@ impl Inner {
         let copy = NewFailure::clone(&failure);
         match catch_unwind(AssertUnwindSafe(|| repository.create(copy, durability))) {
             Ok(Ok(stored)) => {
-                self.note(Trouble::Store, None);
+                self.note_stored();
                 self.tell_of_evictions(&*repository);
                 Ok((stored, failure))
             }
@@ -229,9 +229,14 @@ impl Inner {
         repository: &std::sync::Arc<dyn FailedOperationRepository>,
         error: &Error,
     ) {
-        if !error.is_of_the_failure() {
-            self.note(Trouble::Store, Some(error));
-            self.give_up(repository, error);
+        match error {
+            error if error.is_of_the_failure() => {}
+            // It ends by itself, and the store says when.
+            Error::Full { .. } => self.note(Trouble::Space, Some(error)),
+            _ => {
+                self.note(Trouble::Store, Some(error));
+                self.give_up(repository, error);
+            }
         }
     }
 

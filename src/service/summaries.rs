@@ -112,7 +112,8 @@ impl Inner {
 
     /// Tells the listeners of a failure that found no room.
     pub(super) fn tell_of_overflow(&self, error: &StoreError) {
-        let StoreError { failure, source: Error::Full { what, limit, count, .. } } = error else {
+        let StoreError { failure, source: Error::TooMany { what, limit, count, .. } } = error
+        else {
             return;
         };
         let NewFailure { domain, failure_type, .. } = &**failure;

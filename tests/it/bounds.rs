@@ -103,7 +103,7 @@ fn a_store_far_from_its_limit_needs_no_index() {
         assert_eq!(index.exists(), loaded);
     }
     let engine = Engine::open(config).unwrap();
-    assert!(matches!(engine.store(failure(100)).unwrap_err().source, Error::Full { .. }));
+    assert!(matches!(engine.store(failure(100)).unwrap_err().source, Error::TooMany { .. }));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line as a script sees it: exit codes, stdout, stderr, and what is on disk.
 
+mod doctor;
 mod import;
 mod operate;
 mod put;
@@ -292,6 +293,7 @@ fn help_is_as_written_down() {
         "facets",
         "summaries",
         "verify",
+        "doctor",
         "dump",
         "rebuild-index",
         "checkpoint",

@@ -1,11 +1,15 @@
 //! A disk that becomes full: what is refused, what goes on, and what is there afterwards.
 
+mod bound;
+mod mounted;
+mod zero;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use deadletter::{
-    Config, CrashMode, Durability, Engine, EntryId, Error, Filter, IndexKind, Json, NewFailure,
-    Page, Prepare, Simulated, Status, spill_with,
+    Config, CrashMode, Durability, Engine, EntryId, Error, Fault, FaultKind, Filter, IndexKind,
+    Json, NewFailure, OperationKind, Page, Prepare, Simulated, Status, spill_with,
 };
 
 fn config() -> Config {
@@ -32,7 +36,7 @@ fn keys(engine: &Engine) -> BTreeSet<String> {
 }
 
 fn is_no_space(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+    matches!(error, Error::Full { what: "disk", .. })
 }
 
 fn used(disk: &Simulated) -> u64 {
@@ -84,22 +88,42 @@ fn no_space_for_the_next_segment_refuses_and_goes_on() {
     }
 }
 
+/// Stores until one is refused.
+fn store_until_refused(engine: &Engine) -> Option<(u64, Error)> {
+    (0..40).find_map(|number| {
+        engine.store(failure(number, 4000)).err().map(|refused| (number, refused.source))
+    })
+}
+
 /// The numbers of refused records are given again, and the index that was saved over them must
 /// not hide who gets them.
 #[test]
 fn entries_behind_refused_numbers_are_found_in_a_saved_index() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Simulated::new(1);
     let mut config = config();
     config.dir = dir.path().join("store");
-    // The database of the index writes to the real disk, the log to the simulated one.
-    let parent = config.dir.clone();
-    deadletter::Env::create_dir(&disk, &parent).unwrap();
     config.index = IndexKind::Sled;
+    // The database of the index writes to the real disk, the log to the simulated one.
+    let new_disk = || {
+        let disk = Simulated::new(1);
+        deadletter::Env::create_dir(&disk, &config.dir).unwrap();
+        disk
+    };
+    let twin = new_disk();
+    assert!(store_until_refused(&open(&twin, config.clone())).is_none());
+    let trace = twin.trace();
+    let mut created = trace
+        .iter()
+        .filter(|step| step.kind == OperationKind::Allocate && step.name.ends_with(".next"));
+    // The first segment is made by the open, the second by a rotation.
+    let at = created.nth(1).unwrap().step;
+    std::fs::remove_dir_all(&config.dir).unwrap();
+
+    let disk = new_disk();
+    disk.inject(Fault { at, kind: FaultKind::Enospc });
     let engine = open(&disk, config.clone());
-    let (stored, refused) = fill(&engine, &disk);
+    let (stored, refused) = store_until_refused(&engine).unwrap();
     assert!(is_no_space(&refused), "{refused:?}");
-    disk.set_capacity(None);
     engine.close().unwrap();
     // A process that stores without a look at the index.
     let engine = open(&disk, config.clone());

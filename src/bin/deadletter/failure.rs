@@ -121,7 +121,7 @@ pub fn exit_of_engine(error: &Error) -> Exit {
         Error::Conflict { .. } | Error::LeaseLost { .. } => Exit::Conflict,
         Error::Damaged(_) => Exit::Damage,
         Error::Locked { .. } => Exit::Locked,
-        Error::Full { .. } => Exit::NotCaptured,
+        Error::Full { .. } | Error::TooMany { .. } => Exit::NotCaptured,
         Error::Closed | Error::ReadOnly => Exit::Bug,
         Error::NotOpen { source } => exit_of_engine(source),
         _ => Exit::Io,

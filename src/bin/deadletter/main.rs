@@ -14,6 +14,7 @@ mod checkpoint;
 mod cleanup;
 mod compact;
 mod completions;
+mod doctor;
 mod dump;
 mod expire;
 mod export;
@@ -122,6 +123,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
                 Command::Purge(args) => purge::purge(&context, args),
                 Command::Cleanup(args) => cleanup::cleanup(&context, args),
                 Command::Verify(_) => verify::verify(&context),
+                Command::Doctor(_) => doctor::doctor(&context),
                 Command::Dump(args) => dump::dump(&context, args),
                 Command::RebuildIndex(_) => rebuild_index::rebuild_index(&context),
                 Command::Compact(_) => compact::compact(&context),

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use deadletter::{DlqService, Engine, Status};
+use deadletter::{DlqService, Engine, SpaceLevel, Status};
 use serde_json::{Map, Value, json};
 
 use crate::failure::Exit;
@@ -59,17 +59,32 @@ fn collect(engine: &Engine, service: &DlqService) -> Result<Map<String, Value>> 
     all.insert("bytes".into(), serde_json::to_value(bytes).context(act)?);
     all.insert("cleanup".into(), serde_json::to_value(cleanup).context(act)?);
     all.insert("counters".into(), serde_json::to_value(stats.counters).context(act)?);
-    all.insert("health".into(), health(engine));
+    all.insert("health".into(), health(engine)?);
     Ok(all)
 }
 
 /// What a reader can see of the store's health.
-fn health(engine: &Engine) -> Value {
-    match engine.warnings().len() {
-        0 => json!({ "status": "ok", "reason": null }),
-        places => {
-            let reason = format!("{places} places are damaged; `verify` names them");
-            json!({ "status": "degraded", "reason": reason })
-        }
-    }
+fn health(engine: &Engine) -> Result<Value> {
+    let space = engine.space()?;
+    let places = engine.warnings().len();
+    let (reason, hint) = if places > 0 {
+        let reason = format!("{places} places are damaged");
+        (Some(reason), Some("deadletter verify names them"))
+    } else if space.level == SpaceLevel::Emergency {
+        let reason = format!("there is no room for another segment: {} bytes left", space.room);
+        (Some(reason), Some("free space on the disk, archive and purge, or raise max_bytes"))
+    } else {
+        (None, None)
+    };
+    let status = if reason.is_some() { "degraded" } else { "ok" };
+    Ok(json!({
+        "status": status,
+        "reason": reason,
+        "hint": hint,
+        "level": space.level,
+        "used": space.used,
+        "free": space.free,
+        "room": space.room,
+        "full_in_ms": space.full_in_ms,
+    }))
 }

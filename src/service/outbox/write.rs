@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::thread::ThreadId;
 
 use super::super::caller::LateCaller;
-use super::super::health::{Trouble, chain};
+use super::super::health::chain;
 use super::super::receipt::{QueuedReceipt, wake};
 use super::super::store::Refused;
 use super::super::{DlqEntryResult, Inner};
@@ -153,7 +153,7 @@ impl Inner {
             catch_unwind(AssertUnwindSafe(|| repository.create_batch(copies, durability)));
         match written {
             Ok(Ok(stored)) if stored.len() == items.len() => {
-                self.note(Trouble::Store, None);
+                self.note_stored();
                 self.tell_of_evictions(&**repository);
                 settled.extend(items.drain(..).zip(stored.into_iter().map(Fate::Written)));
                 return None;

@@ -43,7 +43,7 @@ fn fill(fixture: &Fixture, domain: &str, count: usize) -> Vec<EntryId> {
 
 /// The setting and the numbers of a refusal.
 fn full(error: &Error) -> (&str, u64, u64) {
-    let Error::Full { what, limit, count, .. } = error else { panic!("{error}") };
+    let Error::TooMany { what, limit, count, .. } = error else { panic!("{error}") };
     (what, *limit, *count)
 }
 

@@ -168,7 +168,7 @@ impl<'a> Flights<'a> {
                 }
                 Err(error) => error,
             };
-        let is_full = matches!(source, Error::Full { .. });
+        let is_full = matches!(source, Error::Full { .. } | Error::TooMany { .. });
         if !is_full && !matches!(source, Error::Invalid { .. } | Error::TooLarge { .. }) {
             return Err(Stopped::Error(source.into()));
         }

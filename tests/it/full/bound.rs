@@ -1,0 +1,185 @@
+//! The directory has a bound: it is never exceeded, whatever happens, and refusals name it.
+
+use std::path::Path;
+
+use deadletter::{
+    Cause, Config, CrashMode, Decision, Durability, Engine, EntryId, Env, Error, Filter, NameKind,
+    Page, Simulated, SpaceLevel, Status,
+};
+
+use super::{config, failure, keys, open, used};
+
+const MAX_BYTES: u64 = 1024 * 1024;
+/// Each crash leaves the stump of a segment until it is compacted, so there are not many of them.
+const CRASHES_MAX: u32 = 3;
+
+fn bounded() -> Config {
+    let mut config = config();
+    config.max_bytes = Some(MAX_BYTES);
+    config
+}
+
+/// A small generator: the same choices for the same seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+fn lengths_below(disk: &Simulated, folder: &Path) -> u64 {
+    let Ok(names) = Env::list(disk, folder) else { return 0 };
+    let lengths = names.into_iter().map(|(name, kind)| match kind {
+        NameKind::File(len) => len,
+        NameKind::Directory => lengths_below(disk, &folder.join(name)),
+        NameKind::Other => 0,
+    });
+    lengths.sum()
+}
+
+/// The figures of the store are those of a walk through its folders.
+fn check_figures(engine: &Engine, disk: &Simulated) {
+    let bytes = engine.bytes().unwrap();
+    let root = Path::new("/store");
+    let log = lengths_below(disk, &root.join("log"));
+    assert_eq!(bytes.log + bytes.prepared, log);
+    assert_eq!(bytes.fallback, lengths_below(disk, &root.join("fallback")));
+    assert_eq!(bytes.quarantine, lengths_below(disk, &root.join("quarantine")));
+    let named = ["STORE", "LOCK", "CKPT.0", "CKPT.1"];
+    let names = Env::list(disk, root).unwrap().into_iter();
+    let small = names.filter(|(name, _)| named.contains(&name.as_str()));
+    let small: u64 =
+        small.map(|(_, kind)| if let NameKind::File(len) = kind { len } else { 0 }).sum();
+    let all =
+        bytes.log + bytes.prepared + bytes.fallback + bytes.quarantine + bytes.ballast + small;
+    assert_eq!(all, lengths_below(disk, root));
+    assert_eq!(bytes.limit, Some(MAX_BYTES));
+}
+
+fn is_bound(error: &Error) -> bool {
+    matches!(error, Error::Full { what: "max_bytes", bytes_max: MAX_BYTES, .. })
+}
+
+/// One operation; answers whether it was refused for the bound.
+fn operate(engine: &Engine, chance: &mut Chance, number: u64) -> bool {
+    let size = usize::try_from(chance.below(12_000)).unwrap();
+    let id = EntryId(1 + chance.below(number + 1));
+    let refused = match chance.below(20) {
+        0..=9 => engine.store(failure(number, size)).err().map(|error| error.source),
+        10..=11 => {
+            let batch =
+                (0..4).map(|part| failure(number * 10 + 100_000 + part, size / 4)).collect();
+            engine.store_batch(batch, Durability::Synced).err().map(|error| error.source)
+        }
+        12..=13 => engine.spill_beside(failure(number, size)).err().map(|error| error.source),
+        14..=15 => match engine.change(id, &[], |state| state.status = Status::Resolved) {
+            Err(Error::NotFound { .. }) => None,
+            other => other.err(),
+        },
+        16 => engine.change_all(&[id], &mut |_| Ok(Decision::Remove(Cause::Purged))).err(),
+        17 => engine.checkpoint().err(),
+        _ => engine.step().err(),
+    };
+    if let Some(error) = &refused {
+        assert!(is_bound(error), "{error:?}");
+    }
+    refused.is_some()
+}
+
+fn live(seed: u64) -> u64 {
+    let mut chance = Chance(seed);
+    let mut disk = Simulated::new(seed);
+    let mut engine = open(&disk, bounded());
+    let (mut refusals, mut crashes) = (0, 0);
+    for number in 0..400 {
+        refusals += u64::from(operate(&engine, &mut chance, number));
+        let taken = used(&disk);
+        assert!(taken <= MAX_BYTES, "seed {seed}: {taken} bytes after operation {number}");
+        if number % 20 == 0 {
+            check_figures(&engine, &disk);
+        }
+        if chance.below(60) == 0 {
+            engine.close().unwrap();
+            engine = open(&disk, bounded());
+        } else if crashes < CRASHES_MAX && chance.below(60) == 0 {
+            crashes += 1;
+            disk = disk.crash_image(CrashMode::Nothing, chance.below(1000));
+            engine = open(&disk, bounded());
+        }
+        let taken = used(&disk);
+        assert!(taken <= MAX_BYTES, "seed {seed}: {taken} bytes after opening at {number}");
+    }
+    assert!(engine.failure().is_none());
+    let accounting = engine.accounting().unwrap();
+    let gone = accounting.purged + accounting.evicted + accounting.lost;
+    assert_eq!(accounting.captured, accounting.live + gone);
+    assert_eq!(accounting.live, keys(&engine).len() as u64);
+    refusals
+}
+
+#[test]
+fn whatever_happens_the_directory_stays_within_its_bound() {
+    for seed in 1..=20 {
+        let refusals = live(seed);
+        assert!(refusals > 10, "seed {seed}: only {refusals} refusals, so the bound was not met");
+    }
+}
+
+#[test]
+fn a_full_store_says_so_and_its_entries_can_still_be_changed() {
+    let disk = Simulated::new(1);
+    let engine = open(&disk, bounded());
+    let refused = (0..500).find_map(|number| engine.store(failure(number, 4000)).err()).unwrap();
+    assert!(is_bound(&refused.source), "{refused:?}");
+    assert!(refused.source.to_string().contains("max_bytes"));
+    let space = engine.space().unwrap();
+    assert_eq!(space.level, SpaceLevel::Emergency);
+    assert!(space.used <= MAX_BYTES && space.used > MAX_BYTES / 2, "{space:?}");
+    let shortage = space.shortage.unwrap();
+    assert_eq!((shortage.what, shortage.bytes_max), ("max_bytes", MAX_BYTES));
+    let page = Page { limit: usize::MAX, ..Page::default() };
+    let ids = engine.select(&Filter::default(), page).unwrap();
+    for id in &ids {
+        engine.change(*id, &[], |state| state.status = Status::Resolved).unwrap();
+        assert!(used(&disk) <= MAX_BYTES);
+    }
+    // A larger bound is enough to go on.
+    engine.close().unwrap();
+    let mut larger = bounded();
+    larger.max_bytes = Some(2 * MAX_BYTES);
+    let engine = open(&disk, larger);
+    engine.store(failure(1000, 4000)).unwrap();
+    let page = Page { limit: usize::MAX, ..Page::default() };
+    assert_eq!(engine.select(&Filter::default(), page).unwrap().len(), ids.len() + 1);
+}
+
+/// Quarantine takes an eighth at most; what is oldest goes first and is counted.
+#[test]
+fn quarantine_is_bounded_and_its_oldest_files_go_first() {
+    let disk = Simulated::new(1);
+    drop(open(&disk, bounded()));
+    Env::create_dir(&disk, "/store/quarantine".as_ref()).unwrap();
+    let name = |number: u32| format!("/store/quarantine/{number:016x}-0000.seg-0-40960.bin");
+    for number in 1..=3 {
+        disk.write_raw(name(number), &vec![7; 40 * 1024]).unwrap();
+    }
+    let engine = open(&disk, bounded());
+    let id = engine.store(failure(1, 12_000)).unwrap().id;
+    // Damage that is met while reading is put aside, too.
+    let batch: Vec<_> = (2..10).map(|number| failure(number, 12_000)).collect();
+    for one in batch {
+        engine.store(one).unwrap();
+    }
+    let log = Env::list(&disk, "/store/log".as_ref()).unwrap();
+    let first = format!("/store/log/{}", log[0].0);
+    disk.flip(&first, 4096 + 6000, 1).unwrap();
+    drop(engine.get(id));
+    let space = engine.space().unwrap();
+    assert!(space.bytes.quarantine <= MAX_BYTES / 8, "{space:?}");
+    assert_eq!(space.quarantine_dropped, 1);
+    assert!(disk.read_raw(name(1)).is_err(), "the oldest one is gone");
+    assert!(disk.read_raw(name(3)).is_ok());
+}
