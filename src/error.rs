@@ -297,6 +297,22 @@ impl fmt::Display for Error {
             Self::QueueFull { bytes, bytes_max } => {
                 write!(f, "{bytes} bytes wait to be written, at most {bytes_max} may; try again")
             }
+            Self::TooMany { .. } | Self::Full { .. } => self.write_full(f),
+            Self::IndexNotReady { waited_ms } => {
+                write!(f, "the index was not ready within {waited_ms} ms; try again")
+            }
+            Self::Panicked { reason } => write!(f, "work that runs by itself panicked: {reason}"),
+            Self::Closed => write!(f, "the store is closed"),
+            Self::ReadOnly => write!(f, "the store was opened for reading only"),
+            Self::NotOpen { .. } => write!(f, "the store does not open"),
+        }
+    }
+}
+
+impl Error {
+    /// What limit is reached, and the way out.
+    fn write_full(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::TooMany { what, domain, limit, count } => {
                 let of = domain.as_ref().map(|domain| format!(" of domain {domain}"));
                 write!(
@@ -316,13 +332,7 @@ impl fmt::Display for Error {
                 "the store is full: {bytes} needed, {what} allows {bytes_max}; \
                  purge entries or raise {what}"
             ),
-            Self::IndexNotReady { waited_ms } => {
-                write!(f, "the index was not ready within {waited_ms} ms; try again")
-            }
-            Self::Panicked { reason } => write!(f, "work that runs by itself panicked: {reason}"),
-            Self::Closed => write!(f, "the store is closed"),
-            Self::ReadOnly => write!(f, "the store was opened for reading only"),
-            Self::NotOpen { .. } => write!(f, "the store does not open"),
+            _ => Ok(()),
         }
     }
 }

@@ -542,12 +542,11 @@ fn judge_change(
     Ok(if alive && !folded { Fate::Keep } else { Fate::Leave })
 }
 
-/// A planted bug takes this change for a dead one.
+/// A planted bug takes every removal for a dead change.
 #[cfg(feature = "planted")]
 fn is_forgotten(body: &ChangeBody) -> bool {
     use crate::log::planted::{Bug, has};
-    let removes = body.cause.removes();
-    (removes && has(Bug::ForgottenRemoval)) || (!removes && has(Bug::ForgottenChange))
+    body.cause.removes() && has(Bug::ForgottenRemoval)
 }
 
 /// How many changes may have made records of each segment dead: those of its own entries, and those

@@ -11,8 +11,6 @@ pub enum Bug {
     UnsyncedRewrite,
     /// Compaction lets go of a removal while the record of its entry is still there.
     ForgottenRemoval,
-    /// Compaction lets go of changes although they are not folded into their entry.
-    ForgottenChange,
 }
 
 thread_local! {

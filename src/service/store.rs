@@ -93,7 +93,7 @@ impl Refused {
         match error {
             Error::Invalid { .. } | Error::TooLarge { .. } => Self::BadInput(error),
             // It would only come back from a fallback file and be over the limit again.
-            Error::Full { .. } => Self::NoRoom(error),
+            Error::TooMany { .. } => Self::NoRoom(error),
             other => Self::Unable(other),
         }
     }

@@ -73,6 +73,7 @@ fn a_store_without_room_fails_the_check_of_space() {
     let settings = |verb: &[&str]| {
         let mut command = bench.command();
         command.env("DEADLETTER_MAX_BYTES", "1048576");
+        command.env("DEADLETTER_OVERFLOW_STRATEGY", "reject");
         command.env("DEADLETTER_REQUEST_DATA_MAX_BYTES", "32768");
         command.env("DEADLETTER_FIELD_MAX_BYTES", "32768");
         super::finish(command.args(verb), None)

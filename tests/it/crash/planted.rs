@@ -94,9 +94,4 @@ mod bugs {
         plant(None);
         assert!(!gone, "an entry came back and nobody noticed");
     }
-
-    #[test]
-    fn a_change_that_compaction_forgets_is_noticed() {
-        check(Bug::ForgottenChange);
-    }
 }

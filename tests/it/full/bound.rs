@@ -16,6 +16,7 @@ const CRASHES_MAX: u32 = 3;
 fn bounded() -> Config {
     let mut config = config();
     config.max_bytes = Some(MAX_BYTES);
+    config.bounds.overflow_strategy = deadletter::OverflowStrategy::Reject;
     config
 }
 

@@ -54,6 +54,7 @@ fn config(dir: &Path) -> Config {
     config.limits = Limits { request_data_max_bytes: 64 * 1024, field_max_bytes: 64 * 1024 };
     config.background = Background::Manual;
     config.index = IndexKind::Sled;
+    config.bounds.overflow_strategy = deadletter::OverflowStrategy::Reject;
     config
 }
 
