@@ -96,7 +96,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::IndexNotReady`], [`Error::Closed`], [`Error::Io`].
+    /// [`Error::IndexNotReady`](crate::Error::IndexNotReady), [`Error::Closed`](crate::Error::Closed),
+    /// [`Error::Io`](crate::Error::Io).
     pub fn get(&self, id: EntryId) -> Result<Option<Entry>> {
         let catalog = self.inner.open_catalog()?;
         self.inner.read(&catalog, id.0)
