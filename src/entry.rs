@@ -26,6 +26,7 @@ pub use domain::normalize_domain;
 pub use json::Json;
 pub use new::{Limits, NewFailure, OTHER_DOMAIN};
 pub use redact::Redaction;
+pub(crate) use timestamp::DAY_MS;
 pub use timestamp::Timestamp;
 pub(crate) use transition::keep_unless_empty;
 pub use transition::{AUTO_REPLAY, Act, Completion, DUPLICATE_SKIP, ReplayType};

@@ -13,7 +13,7 @@ use crate::config::{Bounds, OverflowStrategy, Priority};
 use crate::entry::Status;
 use crate::error::Error;
 
-pub(crate) use digest::Digest;
+pub(crate) use digest::{Digest, put_records};
 pub use summary::{EvictedSummary, SummaryStatus, SummaryTotals};
 pub(crate) use summary::{age, ages_at, select, totals};
 
@@ -22,6 +22,9 @@ pub(crate) type Waiting = BTreeMap<Arc<str>, u64>;
 
 /// The places in the order of eviction, the first to go first.
 pub(crate) const RANKS: std::ops::Range<u8> = 0..5;
+
+/// All summaries take at most this share of a segment, since each one begins with all of them.
+pub(crate) const SUMMARIES_SHARE: u64 = 16;
 
 /// Which entries are to be evicted, and how many.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -45,14 +45,16 @@ pub(crate) fn contain<T>(ask: impl FnOnce() -> T) -> Result<T, String> {
 /// As [`contain`], of something else that the host brings.
 pub(crate) fn contain_of<T>(what: &str, ask: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(ask)).map_err(|panic| {
-        let text: String = panic_text(&*panic).chars().take(PANIC_CHARS_MAX).collect();
+        let text: String =
+            panic_text(&*panic).unwrap_or("no message").chars().take(PANIC_CHARS_MAX).collect();
         format!("{what} panicked: {text}")
     })
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+/// What a panic says, if it is a text.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> Option<&str> {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
 }
 
 /// Whether an entry may be replayed.

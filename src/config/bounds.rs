@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Priority;
 use super::dlq::maps;
-use super::setting::{Setting, number, setting, share, small, word};
+use super::setting::{Setting, number, optional, optional_text, setting, share, small, word};
 
 /// The smallest share of a limit at which making room may begin.
 const THRESHOLD_MIN: f64 = 0.5;
@@ -91,7 +91,7 @@ pub(super) const MAX_SIZE: Setting = setting!(
     "1000 to 10000000, or empty or 0 for no limit",
     "The most entries that may wait; those that are done do not count.",
     |text| limit(text, 1000, 10_000_000),
-    limit_text,
+    optional_text,
     bounds.max_size
 );
 
@@ -101,7 +101,7 @@ pub(super) const MAX_SIZE_PER_DOMAIN: Setting = setting!(
     "100 to 1000000, or empty or 0 for no limit",
     "The most entries of one domain that may wait.",
     |text| limit(text, 100, 1_000_000),
-    limit_text,
+    optional_text,
     bounds.max_size_per_domain
 );
 
@@ -172,13 +172,5 @@ pub(super) const DOMAIN_PRIORITIES: Setting = setting!(
 /// A limit within its bounds, or none.
 #[expect(clippy::option_option, reason = "a row's reader says whether the text fits")]
 fn limit(text: &str, min: u64, max: u64) -> Option<Option<u64>> {
-    if text.is_empty() || text == "0" {
-        return Some(None);
-    }
-    number(text, min, max).map(Some)
-}
-
-#[expect(clippy::ref_option, reason = "rows give the field to their writer")]
-fn limit_text(limit: &Option<u64>) -> String {
-    limit.map(|limit| limit.to_string()).unwrap_or_default()
+    if text == "0" { Some(None) } else { optional(text, |text| number(text, min, max)) }
 }

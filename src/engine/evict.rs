@@ -18,14 +18,12 @@ use crate::index::{Catalog, Standing};
 use crate::log::{Control, Draft, Note, Ticket};
 use crate::overflow::{
     self, Admission, Digest, EvictReport, EvictRequest, EvictedSummary, Evictions, Overflow, RANKS,
-    is_waiting,
+    SUMMARIES_SHARE, is_waiting,
 };
 
 /// One batch of evictions with their summaries takes at most this share of a segment, so that it
 /// fits into every segment and holds up nobody for long.
 const BATCH_SHARE: u64 = 8;
-/// All summaries take at most this share of a segment, since each one begins with all of them.
-const SUMMARIES_SHARE: u64 = 16;
 
 /// What is known of the pressure on the limits.
 #[derive(Debug, Default)]

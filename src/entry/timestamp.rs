@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 
-const DAY_MS: u64 = 86_400_000;
+/// The milliseconds of a day.
+pub(crate) const DAY_MS: u64 = 86_400_000;
 /// The days from 0000-03-01 to 1970-01-01.
 const DAYS_BEFORE_1970: u64 = 719_468;
 /// The days of 400 years, after which the calendar repeats.
@@ -34,6 +35,11 @@ pub struct Timestamp(pub u64);
 impl Timestamp {
     /// The last time that has a text: the end of the year 9999.
     pub const MAX: Self = Self(253_402_300_799_999);
+
+    /// So many milliseconds later, at most the last time that has a text.
+    pub(crate) fn later(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms)).min(Self::MAX)
+    }
 }
 
 impl fmt::Display for Timestamp {

@@ -8,12 +8,9 @@ use crate::config::Bounds;
 use crate::entry::{Cause, Entry, Timestamp};
 use crate::error::Result;
 use crate::overflow::{
-    self, Admission, Digest, EvictReport, EvictRequest, EvictedSummary, SummaryStatus, Waiting,
-    is_waiting,
+    self, Admission, Digest, EvictReport, EvictRequest, EvictedSummary, SUMMARIES_SHARE,
+    SummaryStatus, Waiting, is_waiting, put_records,
 };
-
-/// The summaries of a log take at most this share of its segments; here they take as much.
-const SUMMARIES_SHARE: u64 = 16;
 
 impl MemoryRepository {
     pub(super) fn evict_from(&self, table: &mut Table, request: &EvictRequest) -> EvictReport {
@@ -128,13 +125,7 @@ impl Table {
         let mut digest = Digest::new(self.summaries.clone(), now, bytes_max);
         victims.iter().for_each(|victim| digest.fold(victim));
         let report = EvictReport { evicted: victims.len() as u64, summaries: digest.len() };
-        for record in digest.finish() {
-            match self.summaries.iter_mut().find(|known| known.id == record.id) {
-                Some(known) => *known = record,
-                None => self.summaries.push(record),
-            }
-        }
-        self.summaries.retain(|summary| summary.count > 0);
+        put_records(&mut self.summaries, digest.finish());
         report
     }
 }

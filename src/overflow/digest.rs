@@ -213,6 +213,17 @@ impl Digest {
     }
 }
 
+/// Writes records of a digest down where summaries are kept in memory.
+pub(crate) fn put_records(summaries: &mut Vec<EvictedSummary>, records: Vec<EvictedSummary>) {
+    for record in records {
+        match summaries.iter_mut().find(|known| known.id == record.id) {
+            Some(known) => *known = record,
+            None => summaries.push(record),
+        }
+    }
+    summaries.retain(|summary| summary.count > 0);
+}
+
 /// The beginning of a text, at most so many bytes of it.
 fn cut(text: &str, bytes_max: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
@@ -260,17 +271,6 @@ mod tests {
         entry
     }
 
-    /// Writes the records down, as a log does.
-    fn apply(summaries: &mut Vec<EvictedSummary>, records: Vec<EvictedSummary>) {
-        for record in records {
-            match summaries.iter_mut().find(|known| known.id == record.id) {
-                Some(known) => *known = record,
-                None => summaries.push(record),
-            }
-        }
-        summaries.retain(|summary| summary.count > 0);
-    }
-
     #[test]
     fn a_group_is_one_summary_while_it_is_active() {
         let mut summaries = Vec::new();
@@ -278,7 +278,7 @@ mod tests {
             let mut digest = Digest::new(summaries.clone(), NOW, u64::MAX);
             times.iter().for_each(|at| digest.fold(&entry("mail", "E1", *at)));
             assert_eq!(digest.len(), 1);
-            apply(&mut summaries, digest.finish());
+            put_records(&mut summaries, digest.finish());
         }
         let [summary] = &summaries[..] else { panic!("{summaries:?}") };
         assert_eq!(summary.id, format!("compressed:mail:TIMEOUT:E1:{NOW}"));
@@ -288,7 +288,7 @@ mod tests {
         summaries[0].put(SummaryStatus::Stale, NOW);
         let mut digest = Digest::new(summaries.clone(), NOW, u64::MAX);
         digest.fold(&entry("mail", "E1", 1));
-        apply(&mut summaries, digest.finish());
+        put_records(&mut summaries, digest.finish());
         assert_eq!(summaries.len(), 2, "a stale one takes nothing in, and keeps its id");
         assert_ne!(summaries[0].id, summaries[1].id);
     }
@@ -324,7 +324,7 @@ mod tests {
                 digest.fold(&entry("mail", &format!("E{round}-{number}"), round));
             }
             digest.fold(&entry("mail", "always", round));
-            apply(&mut summaries, digest.finish());
+            put_records(&mut summaries, digest.finish());
             let bytes: u64 = summaries.iter().map(|summary| summary.to_body().body_len()).sum();
             assert!(bytes <= bytes_max, "{bytes} bytes after round {round}");
             let count: u64 = summaries.iter().map(|summary| summary.count).sum();
@@ -344,7 +344,7 @@ mod tests {
         for (code, status) in [("active", None), ("old", archived), ("older", archived)] {
             let mut digest = Digest::new(summaries.clone(), NOW, u64::MAX);
             digest.fold(&entry("mail", code, 1));
-            apply(&mut summaries, digest.finish());
+            put_records(&mut summaries, digest.finish());
             if let (Some(status), Some(last)) = (status, summaries.last_mut()) {
                 last.put(status, NOW);
             }
@@ -352,7 +352,7 @@ mod tests {
         let bytes: u64 = summaries.iter().map(|summary| summary.to_body().body_len()).sum();
         let mut digest = Digest::new(summaries.clone(), NOW, bytes + 100);
         digest.fold(&entry("mail", "new", 1));
-        apply(&mut summaries, digest.finish());
+        put_records(&mut summaries, digest.finish());
         let codes: Vec<_> = summaries.iter().map(|summary| summary.error_code.as_str()).collect();
         assert_eq!(codes, ["active", "new", ""]);
     }

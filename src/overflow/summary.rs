@@ -7,11 +7,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Bounds;
-use crate::entry::{Json, Timestamp};
+use crate::entry::{DAY_MS, Json, Timestamp};
 use crate::error::{Error, Result};
 use crate::format::SummaryBody;
-
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What is left of entries that were evicted: one for each domain, failure type and error code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

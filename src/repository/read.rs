@@ -6,14 +6,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::FailedOperationRepository;
-use crate::entry::{Entry, EntryId, Filter, Order, Page, Status, Timestamp};
+use crate::entry::{DAY_MS, Entry, EntryId, Filter, Order, Page, Status, Timestamp};
 use crate::error::Result;
 use crate::overflow::is_waiting;
 
 /// The ages that the cleanup statistics ask for.
 const RESOLVED_DAYS: u64 = 30;
 const ARCHIVED_DAYS: u64 = 90;
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// How long an entry may stay pending before it breaches its service level.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,6 +22,7 @@ use super::{DlqEvent, DlqService, Inner};
 use crate::config::DlqConfig;
 use crate::engine::{Notice, NoticeTaker};
 use crate::error::{Error, Result};
+use crate::replay::panic_text;
 use crate::repository::FailedOperationRepository;
 
 mod agenda;
@@ -321,9 +322,7 @@ impl Inner {
 
 /// What a job's panic says.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    Error::Panicked { reason: text.unwrap_or("no reason was given").to_owned() }
+    Error::Panicked { reason: panic_text(panic).unwrap_or("no reason was given").to_owned() }
 }
 
 /// Says that the thread ended, however it did.

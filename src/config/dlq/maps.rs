@@ -15,16 +15,16 @@ pub(in crate::config) fn domain(text: &str) -> Option<String> {
 }
 
 /// Any name.
-pub(in crate::config) fn name(text: &str) -> Option<String> {
+pub(super) fn name(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Names between bars, at least one.
-pub(in crate::config) fn names(text: &str) -> Option<Vec<String>> {
+pub(super) fn names(text: &str) -> Option<Vec<String>> {
     text.split(PART).map(|part| name(part.trim())).collect()
 }
 
-pub(in crate::config) fn names_text(names: &[String]) -> String {
+pub(super) fn names_text(names: &[String]) -> String {
     names.join(&PART.to_string())
 }
 

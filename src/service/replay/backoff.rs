@@ -24,7 +24,7 @@ pub(in crate::service) fn after_failure(
     let base_ms = base_ms(entry, config);
     let doublings = entry.operation.retry_count.saturating_sub(1).min(32);
     let delay_ms = base_ms.saturating_mul(1 << doublings).min(DELAY_MS_MAX.max(base_ms));
-    later(now, jittered(delay_ms, random))
+    now.later(jittered(delay_ms, random))
 }
 
 /// When an entry is due again whose handler was told to come back later: when it was told, else
@@ -40,7 +40,7 @@ pub(in crate::service) fn after_throttle(
         Some(wish) => u64::try_from(wish.as_millis()).unwrap_or(u64::MAX).min(WISH_MS_MAX),
         None => jittered(base_ms(entry, config), random),
     };
-    later(now, delay_ms)
+    now.later(delay_ms)
 }
 
 /// The delay after the first failure: the entry's own, else the setting.
@@ -59,10 +59,6 @@ fn base_ms(entry: &Entry, config: &DlqConfig) -> u64 {
 /// do not come back together.
 const fn jittered(delay_ms: u64, random: u64) -> u64 {
     delay_ms.saturating_mul(800 + random % 401) / 1000
-}
-
-fn later(now: Timestamp, delay_ms: u64) -> Timestamp {
-    Timestamp(now.0.saturating_add(delay_ms)).min(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::DlqConfig;
 use crate::engine::Notice;
-use crate::entry::Timestamp;
+use crate::entry::{DAY_MS, Timestamp};
 
 /// The jobs of all processes on a network would else begin together after a power failure, so the
 /// first of them begin within this time, in milliseconds.
@@ -23,7 +23,6 @@ const PAUSE_MAX_MS: u64 = 3_600_000;
 const PERSISTENT: u32 = 3;
 /// So many panics are survived; one more, and what runs by itself ends.
 const PANICS_MAX: u32 = 3;
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A time before all others: something awaits the job already.
 const NOW: Timestamp = Timestamp(0);
@@ -172,13 +171,13 @@ impl Job {
 
     /// From when on what happened awaits it.
     fn wanted_at(self, notice: &Notice, config: &DlqConfig) -> Option<Timestamp> {
-        let days = |at: Option<Timestamp>, days: u32| at.map(|at| later(at, days_ms(days)));
+        let days = |at: Option<Timestamp>, days: u32| at.map(|at| at.later(days_ms(days)));
         let lease_ms = u64::try_from(config.lease().as_millis()).unwrap_or(u64::MAX);
         // What a change makes necessary waits for others, up to an interval.
-        let together = later(notice.at, self.interval_ms(config));
+        let together = notice.at.later(self.interval_ms(config));
         match self {
             Self::Expire => notice.expires_at,
-            Self::Release => notice.is_leased.then(|| later(notice.at, lease_ms)),
+            Self::Release => notice.is_leased.then(|| notice.at.later(lease_ms)),
             Self::Overflow => notice.is_stored.then_some(notice.at),
             Self::Archive => {
                 let resolved = days(notice.resolved_at, config.archive_older_than_days);
@@ -315,7 +314,7 @@ impl Agenda {
             last_error: task.last_error.clone(),
             next_due: self
                 .due_ms(*job, now)
-                .map(|due_ms| later(now.wall, due_ms.saturating_sub(now.monotonic_ms))),
+                .map(|due_ms| now.wall.later(due_ms.saturating_sub(now.monotonic_ms))),
         });
         jobs.collect()
     }
@@ -329,7 +328,7 @@ impl Agenda {
         }
         let wanted_at = if self.is_told { task.wanted_at? } else { NOW };
         let spread_ms = self.random % (interval_ms / SPREAD_SHARE).clamp(1, SPREAD_MAX_MS);
-        let ahead_ms = later(wanted_at, spread_ms).0.saturating_sub(now.wall.0);
+        let ahead_ms = wanted_at.later(spread_ms).0.saturating_sub(now.wall.0);
         let wanted_ms = match ahead_ms {
             0 => 0,
             ahead_ms => now.monotonic_ms.saturating_add(ahead_ms),
@@ -341,10 +340,6 @@ impl Agenda {
 
 fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     one.into_iter().chain(other).min()
-}
-
-pub fn later(at: Timestamp, ms: u64) -> Timestamp {
-    Timestamp(at.0.saturating_add(ms)).min(Timestamp::MAX)
 }
 
 pub fn days_ms(days: u32) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::agenda::{Job, Ran, days_ms, later};
+use super::agenda::{Job, Ran, days_ms};
 use crate::config::DlqConfig;
 use crate::entry::{Act, Filter, Status, Timestamp};
 use crate::error::Result;
@@ -83,7 +83,7 @@ fn sweep(
     let mut next_at: Option<Timestamp> = None;
     for (kind, days) in sweeps {
         let next = repository.next_sweep(*kind, before(*days), within)?;
-        let next = next.map(|next| later(next, days_ms(*days)));
+        let next = next.map(|next| next.later(days_ms(*days)));
         next_at = next_at.into_iter().chain(next).min();
     }
     Ok(Ran { items: u64::from(limit) - left, next_at, never: false })
@@ -99,7 +99,7 @@ fn release(repository: &dyn FailedOperationRepository, config: &DlqConfig) -> Re
     let items = repository.release_stale_replaying(None)?.total();
     let interval_ms = Job::Release.interval_ms(config);
     let is_left = repository.count(&replaying)? > 0;
-    let next_at = is_left.then(|| later(repository.now(), interval_ms));
+    let next_at = is_left.then(|| repository.now().later(interval_ms));
     Ok(Ran { items, next_at, never: false })
 }
 
