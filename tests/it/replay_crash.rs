@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadletter::{
-    Background, Cause, Config, CrashMode, DlqEvent, DlqService, Durability, Engine, Entry, EntryId,
-    FailedOperationRepository, Filter, IndexKind, Limits, NewFailure, Order, Outcome, Page,
-    ReplayAttempt, ReplayHandler, ReplayOptions, Simulated, Status,
+    Background, Cause, Config, CrashMode, DlqConfig, DlqEvent, DlqService, Durability, Engine,
+    Entry, EntryId, FailedOperationRepository, Filter, IndexKind, Limits, NewFailure, Order,
+    Outcome, Page, ReplayAttempt, ReplayHandler, ReplayOptions, Simulated, Status,
 };
 
 const JOBS: u32 = 8;
@@ -75,7 +75,10 @@ impl ReplayHandler for Handler {
 }
 
 fn service(disk: &Simulated, outside: &Arc<Outside>) -> DlqService {
-    let service = DlqService::new(None, Some(open(disk)));
+    let mut config = DlqConfig::default();
+    // The crash comes at each step of this story, so nothing else may take steps.
+    config.scheduler_enabled = false;
+    let service = DlqService::new(Some(config), Some(open(disk)));
     let handler = Handler { outside: Arc::clone(outside), disk: disk.clone() };
     service.handlers().register_default(Arc::new(handler));
     let outside = Arc::clone(outside);

@@ -51,6 +51,13 @@ impl Fixture {
     }
 }
 
+/// The settings of a service in which nothing runs by itself.
+fn by_hand(settings: &DlqConfig) -> DlqConfig {
+    let mut settings = settings.clone();
+    settings.scheduler_enabled = false;
+    settings
+}
+
 /// Runs a test over a service on each repository.
 fn over_all(test: impl Fn(&Fixture)) {
     over_all_with(&DlqConfig::default(), test);
@@ -60,7 +67,7 @@ fn over_all_with(settings: &DlqConfig, test: impl Fn(&Fixture)) {
     for open in REPOSITORIES {
         let clock = Memory::new(1);
         let repository = open(&clock);
-        let service = DlqService::new(Some(settings.clone()), Some(Arc::clone(&repository)));
+        let service = DlqService::new(Some(by_hand(settings)), Some(Arc::clone(&repository)));
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&events);
         service.on_event(move |record| heard.lock().unwrap().push(record.clone()));
@@ -512,7 +519,8 @@ fn statistics_are_the_same_after_a_restart() {
     let clock = Memory::new(3);
     let open = || {
         let engine = Engine::open_with(config(), Arc::new(clock.clone())).unwrap();
-        let service = DlqService::new(Some(DlqConfig::default()), Some(Arc::new(engine.clone())));
+        let settings = by_hand(&DlqConfig::default());
+        let service = DlqService::new(Some(settings), Some(Arc::new(engine.clone())));
         (engine, service)
     };
     let (engine, service) = open();
@@ -556,7 +564,7 @@ fn operations_of_expiry(batch_size: u32) -> u64 {
     disk.advance(HOUR);
     let mut settings = DlqConfig::default();
     settings.batch_size = batch_size;
-    let service = DlqService::new(Some(settings), Some(Arc::new(engine)));
+    let service = DlqService::new(Some(by_hand(&settings)), Some(Arc::new(engine)));
     let before = disk.operations();
     assert_eq!(service.expire_entries(None).unwrap(), 20);
     disk.operations() - before
