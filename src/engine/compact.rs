@@ -15,11 +15,12 @@ use super::load::Live;
 use super::read::entry_of;
 use super::{Engine, Inner, lock};
 use crate::compact::{Choice, Rules, Weight, erase_due, plan};
-use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody, Summary};
 use crate::index::{Catalog, Liveness, Wear};
-use crate::log::{Claim, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten};
+use crate::log::{
+    Claim, Commit, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten,
+};
 
 /// A step reads about this much.
 const STEP_BYTES: u64 = 1024 * 1024;
@@ -28,7 +29,7 @@ const FREE_BYTES_MIN: u64 = 256 * 1024;
 /// A reader of another process may keep old files for so long; then they go.
 const PIN_MS_MAX: u64 = 60_000;
 /// After a failure compaction rests for so long.
-const REST_MS: u64 = 1000;
+pub(super) const REST_MS: u64 = 1000;
 /// A segment is weighed again when an eighth of its records may weigh less since.
 const WEIGH_AGAIN: u64 = 8;
 
@@ -189,14 +190,20 @@ impl Inner {
         }
     }
 
-    /// Begins to rewrite neighbors. The set that names them must say where segments end, so that
-    /// what is behind a cut stays cut when its successor goes.
-    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<(Rewrite, u64)> {
+    /// Sees to it that the set at the head of the active segment says where the older ones end, so
+    /// that what is behind a cut stays cut when its successor goes.
+    fn restate(&self) -> Result<&Commit> {
         self.mark_in_use()?;
         let commit = self.commit()?;
         if !commit.with_writer(|writer| Ok(writer.restated))? {
             commit.rotate()?;
         }
+        Ok(commit)
+    }
+
+    /// Begins to rewrite neighbors.
+    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<(Rewrite, u64)> {
+        let commit = self.restate()?;
         let last = self.segments.all_old().last().map(|last| last.number);
         let controls = old.iter().any(|old| Some(old.number) == last);
         let bytes = old.iter().map(|old| self.segments.open(old).map(|(file, _)| file.len));
@@ -324,7 +331,7 @@ impl Inner {
             self.env.wall_ms(),
             Note::Control(Control::Replace(Arc::clone(&body))),
         )?;
-        match self.commit_control(draft) {
+        match self.write_synced(vec![draft]) {
             Err(error @ (Error::Io { .. } | Error::Full { .. })) => {
                 // It was refused before a byte was written, so the old files still stand.
                 self.discard(job, claimed);
@@ -350,23 +357,14 @@ impl Inner {
             compactor.weights.insert((old.number, old.generation), weighed);
             return Ok(Step::Worked);
         }
-        self.mark_in_use()?;
-        if !self.commit()?.with_writer(|writer| Ok(writer.restated))? {
-            self.commit()?.rotate()?;
-        }
         // What makes its records dead must be durable before it goes.
-        self.commit()?.sync_all()?;
+        self.restate()?.sync_all()?;
         let body = DropBody { segment: number, generation: old.generation };
         let control = Note::Control(Control::Drop(body));
-        self.commit_control(Draft::new(Kind::Drop, &body, self.env.wall_ms(), control)?)?;
+        let draft = Draft::new(Kind::Drop, &body, self.env.wall_ms(), control)?;
+        self.write_synced(vec![draft])?;
         self.turn_to(compactor, &[old], None, 0)?;
         Ok(Step::Worked)
-    }
-
-    /// Writes a fact about the log and waits until it is durable.
-    pub(super) fn commit_control(&self, draft: Draft) -> Result<()> {
-        let ticket = self.submit(vec![draft], Durability::Synced)?;
-        self.commit()?.wait(ticket, Durability::Synced)
     }
 
     /// Readers and the index turn to what stands for the old segments by now.
@@ -509,10 +507,7 @@ impl Inner {
         }
         for row in &summary.changes {
             let newest = liveness.newest(row.target)?;
-            let alive = newest.is_some_and(|newest| {
-                row.lsn > newest.folded_lsn
-                    && newest.change.is_some_and(|change| change.lsn <= row.lsn)
-            });
+            let alive = newest.is_some_and(|newest| newest.counts(row.lsn));
             // A removal has no texts; any other change of an entry that is gone is a trace of it.
             let trace = match newest {
                 None => Some(scale.traced_since),
@@ -534,8 +529,7 @@ fn judge_change(
 ) -> Result<Fate> {
     let Ok(body) = format::decode_body::<ChangeBody>(frame) else { return Ok(Fate::Keep) };
     let Some(newest) = liveness.newest(body.target)? else { return Ok(Fate::Leave) };
-    let lsn = frame.header.lsn;
-    let alive = lsn > newest.folded_lsn && newest.change.is_some_and(|change| change.lsn <= lsn);
+    let alive = newest.counts(frame.header.lsn);
     let folded = together.contains(&newest.segment);
     #[cfg(feature = "planted")]
     let alive = alive && !is_forgotten(&body);
@@ -612,16 +606,11 @@ impl Scale {
     }
 
     fn weighed(self, segment: u64, file_bytes: u64) -> Weighed {
-        let weight = Weight {
-            segment,
-            file_bytes,
-            live_bytes: self.live_bytes,
-            needed_bytes: self.live_bytes + self.fixed_bytes,
-            compressible_bytes: 0,
-            erasable_since: self.erasable_since,
-            is_last: false,
-        };
-        Weighed { weight, touched: 0, records: self.records }
+        let mut weighed = Weighed::of_whole(segment, file_bytes, self.records);
+        weighed.weight.live_bytes = self.live_bytes;
+        weighed.weight.needed_bytes = self.live_bytes + self.fixed_bytes;
+        weighed.weight.erasable_since = self.erasable_since;
+        weighed
     }
 }
 

@@ -175,8 +175,7 @@ impl Inner {
             self.env.wall_ms(),
             Note::Control(Control::Drained(body)),
         )?;
-        let ticket = self.submit(vec![drained], Durability::Synced)?;
-        self.commit()?.wait(ticket, Durability::Synced)?;
+        self.write_synced(vec![drained])?;
         lock(&self.drained).insert(uuid);
         Ok(entries)
     }

@@ -325,8 +325,7 @@ impl Inner {
             for summary in digest.finish() {
                 drafts.push(summary_draft(&summary, now)?);
             }
-            let ticket = self.submit(drafts, Durability::Synced)?;
-            self.commit()?.wait(ticket, Durability::Synced)?;
+            self.write_synced(drafts)?;
             lock(&self.pressure.evictions).add(part);
             report.add(part);
         }

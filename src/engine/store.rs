@@ -215,6 +215,12 @@ impl Inner {
         self.counters.refused.fetch_sub(all - duplicates, Ordering::Relaxed);
     }
 
+    /// Writes records of which a crash leaves all or nothing, and waits until they are durable.
+    pub(super) fn write_synced(&self, drafts: Vec<Draft>) -> Result<()> {
+        let ticket = self.submit(drafts, Durability::Synced)?;
+        self.commit()?.wait(ticket, Durability::Synced)
+    }
+
     fn submit_one(
         self: &Arc<Self>,
         failure: &mut NewFailure,

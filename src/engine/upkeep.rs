@@ -3,12 +3,12 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::bell::Bell;
-use super::compact::Step;
+use super::compact::{REST_MS, Step};
 use super::{Inner, lock};
 use crate::config::Durability;
 use crate::error::{Error, Result};
@@ -20,8 +20,6 @@ const DRAIN_PAUSE_MAX_MS: u64 = 60_000;
 
 /// However many groups are committed, the space is not looked after again before this time.
 const WATCH_PAUSE_MS: u64 = 500;
-/// After a failure compaction is tried again after this time.
-const COMPACT_RETRY_MS: u64 = 1000;
 /// After a group was committed compaction waits so long before it looks for work, so that many
 /// changes cost one look.
 const COMPACT_PAUSE: Duration = Duration::from_secs(1);
@@ -131,11 +129,7 @@ impl Inner {
     fn run_flush(&self) {
         let Some(commit) = &self.commit else { return };
         loop {
-            let now = self.env.monotonic_ms();
-            let due = commit.sync_due_ms().map(|due| due.saturating_sub(now).max(1));
-            let timeout = due.map_or(crossbeam_channel::never(), |due| {
-                crossbeam_channel::after(Duration::from_millis(due))
-            });
+            let timeout = self.alarm(commit.sync_due_ms());
             crossbeam_channel::select! {
                 recv(self.threads.stopped) -> _ => return,
                 recv(self.threads.flush_inbox) -> _ => {}
@@ -217,10 +211,7 @@ impl Inner {
         // What was left undone before shows at the first look.
         let mut due: Option<u64> = Some(0);
         loop {
-            let now = self.env.monotonic_ms();
-            let timeout = due.map_or(crossbeam_channel::never(), |due| {
-                crossbeam_channel::after(Duration::from_millis(due.saturating_sub(now).max(1)))
-            });
+            let timeout = self.alarm(due);
             crossbeam_channel::select! {
                 recv(self.threads.stopped) -> _ => return,
                 recv(self.threads.compact_inbox) -> woken => {
@@ -250,10 +241,18 @@ impl Inner {
                 Ok(Step::Idle(due)) => return due,
                 Err(error) => {
                     tracing::warn!(%error, "space could not be given back");
-                    return Some(self.env.monotonic_ms() + COMPACT_RETRY_MS);
+                    return Some(self.env.monotonic_ms() + REST_MS);
                 }
             }
         }
+    }
+
+    /// Rings at this time by the monotonic clock, or never.
+    fn alarm(&self, due_ms: Option<u64>) -> Receiver<Instant> {
+        let now = self.env.monotonic_ms();
+        due_ms.map_or(crossbeam_channel::never(), |due_ms| {
+            crossbeam_channel::after(Duration::from_millis(due_ms.saturating_sub(now).max(1)))
+        })
     }
 
     fn is_stopping(&self) -> bool {

@@ -44,7 +44,7 @@ impl Catalog {
     pub fn standing(&self, lsn: u64) -> Option<Standing> {
         let state = self.read();
         let segment = state.segments.get(&state.segment_of(lsn)?)?;
-        let cell = cell_of(segment, segment.ordinal(lsn)?)?;
+        let cell = segment.cell(segment.ordinal(lsn)?)?;
         state.standing(lsn, cell)
     }
 
@@ -116,9 +116,4 @@ fn gather(
         let lsn = segment.lsns.select(u64::from(ordinal));
         found.extend(lsn.filter(|lsn| !skip(*lsn)).map(|lsn| (lsn, cell)));
     }
-}
-
-fn cell_of(segment: &Segment, ordinal: u32) -> Option<CellKey> {
-    let number = usize::try_from(segment.column.get(ordinal as usize)?).ok()?;
-    segment.cells.iter().nth(number).map(|(key, _)| key)
 }

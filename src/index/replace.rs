@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use crate::entry::Status;
 use crate::error::Result;
 use crate::format::{Summary, TIME_NONE};
 
@@ -33,12 +32,18 @@ pub struct Newest {
     pub folded_lsn: u64,
     /// Whether the entry is there.
     pub present: bool,
-    /// Whether it is at its end, so that nobody is likely to read it.
-    pub ended: bool,
     /// Since when entries of that segment are gone, by the wall clock.
     pub gone_since: u64,
     /// Its newest change, if it has one.
     pub change: Option<Change>,
+}
+
+impl Newest {
+    /// Whether a change of the entry still says something: it is not folded, and no newer one is
+    /// there.
+    pub fn counts(&self, change_lsn: u64) -> bool {
+        change_lsn > self.folded_lsn && self.change.is_some_and(|newest| newest.lsn <= change_lsn)
+    }
 }
 
 /// What happened to a segment since it was taken into the index.
@@ -99,12 +104,10 @@ impl<'a> Liveness<'a> {
         let segment = &view.segment;
         let Some(ordinal) = segment.ordinal(entry) else { return Ok(None) };
         let fresh = view.overlay.as_ref().and_then(|overlay| overlay.get(&ordinal));
-        let status = segment.status(ordinal);
         Ok(Some(Newest {
             segment: number,
             folded_lsn: segment.folded_lsn,
-            present: status.is_some(),
-            ended: status.is_some_and(Status::is_terminal),
+            present: segment.status(ordinal).is_some(),
             gone_since: segment.gone_since,
             change: fresh.map(|fresh| fresh.change).or_else(|| view.rows.get(ordinal)),
         }))
