@@ -170,6 +170,16 @@ pub fn read_exact_at(file: &dyn File, mut buffer: &mut [u8], mut offset: u64) ->
     Ok(())
 }
 
+/// Opens a file for reading and writing; makes it when it is missing.
+pub(crate) fn open_or_create(env: &dyn Env, path: &Path) -> io::Result<Arc<dyn File>> {
+    match env.open(path, OpenMode::CreateNew) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            env.open(path, OpenMode::Write)
+        }
+        other => other,
+    }
+}
+
 /// Writes the whole buffer; a write of zero bytes is an error.
 ///
 /// # Errors

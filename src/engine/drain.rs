@@ -157,7 +157,7 @@ impl Inner {
         let mut batch: Vec<EntryBody> = Vec::new();
         let mut bytes = 0;
         for body in bodies {
-            let draft_bytes = format::padded_len(self.draft(&body)?.body.len());
+            let draft_bytes = self.draft(&body)?.record_len();
             if !batch.is_empty() && bytes + draft_bytes > bytes_max {
                 entries += self.bring_batch(std::mem::take(&mut batch))?;
                 bytes = 0;

@@ -13,7 +13,7 @@ use super::{Engine, Inner, lock};
 use crate::config::{Bounds, Durability, OverflowStrategy};
 use crate::entry::{Cause, Timestamp};
 use crate::error::{Error, Result};
-use crate::format::{Kind, padded_len};
+use crate::format::Kind;
 use crate::index::{Catalog, Standing};
 use crate::log::{Control, Draft, Note, Ticket};
 use crate::overflow::{
@@ -314,7 +314,7 @@ impl Inner {
                 let Some(entry) = self.read(catalog, victim.lsn)? else { continue };
                 digest.fold(&entry);
                 let draft = self.eviction(victim)?;
-                bytes += padded_len(draft.body.len());
+                bytes += draft.record_len();
                 drafts.push(draft);
             }
             if drafts.is_empty() {

@@ -123,6 +123,10 @@ impl Room {
     fn level(self) -> SpaceLevel {
         level(self.bound.min(self.free), self.segment)
     }
+
+    fn disk_is_full(self) -> bool {
+        level(self.free, self.segment) == SpaceLevel::Emergency
+    }
 }
 
 fn level(room: u64, segment: u64) -> SpaceLevel {
@@ -280,8 +284,7 @@ impl Inner {
 
     /// Whether the disk has no room for another segment, so that nothing derived is written.
     pub(super) fn disk_is_full(&self) -> bool {
-        let room = self.room();
-        room.is_ok_and(|room| level(room.free, room.segment) == SpaceLevel::Emergency)
+        self.room().is_ok_and(Room::disk_is_full)
     }
 
     /// Whether there is room enough to prepare ahead.
@@ -311,7 +314,7 @@ impl Inner {
         }
         drop(seen);
         self.shortage(room);
-        if self.disk_is_full() {
+        if room.disk_is_full() {
             self.give_up_index();
         }
         self.renew_ballast(now)
@@ -365,7 +368,7 @@ impl Inner {
         let account = &self.watch.account;
         let held = account.bytes(Part::Quarantine);
         let kept = held.saturating_sub(self.config.segment_size());
-        log::drop_oldest(&*self.env, &self.config.dir, account, kept).map(|_| ())
+        log::drop_oldest(&*self.env, &self.config.dir, account, kept)
     }
 
     /// Gives dead bytes back at once; where that is not enough, the oldest entries go, if they may.

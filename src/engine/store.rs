@@ -395,7 +395,7 @@ pub(super) fn batch_bytes_max(config: &Config) -> u64 {
 /// Refuses a record or a batch that is too large.
 pub(super) fn check_size(config: &Config, drafts: &[Draft]) -> Result<()> {
     let bytes_max = batch_bytes_max(config);
-    let bytes: u64 = drafts.iter().map(|draft| format::padded_len(draft.body.len())).sum();
+    let bytes: u64 = drafts.iter().map(Draft::record_len).sum();
     if bytes <= bytes_max {
         return Ok(());
     }

@@ -288,31 +288,29 @@ pub(crate) fn files(env: &dyn Env, folder: &Path) -> Result<Vec<(String, u64)>> 
 
 /// The lengths of all files below a folder; nothing where there is none.
 pub(crate) fn bytes_below(env: &dyn Env, folder: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for (name, kind) in list(env, folder)? {
-        bytes += match kind {
-            NameKind::File(len) => len,
-            NameKind::Directory => bytes_below(env, &folder.join(name))?,
-            NameKind::Other => 0,
-        };
-    }
-    Ok(bytes)
+    sum_below(env, folder, 0, |len| len)
 }
 
 /// What a folder and all below it take on the disk.
 fn taken_below(env: &dyn Env, folder: &Path) -> Result<u64> {
-    let mut bytes = BLOCK;
+    sum_below(env, folder, BLOCK, in_blocks)
+}
+
+/// Adds up what a folder, the folders below it and all their files count for.
+fn sum_below(env: &dyn Env, folder: &Path, of_folder: u64, of_file: fn(u64) -> u64) -> Result<u64> {
+    let mut bytes = of_folder;
     for (name, kind) in list(env, folder)? {
         bytes += match kind {
-            NameKind::File(len) => in_blocks(len),
-            NameKind::Directory => taken_below(env, &folder.join(name))?,
+            NameKind::File(len) => of_file(len),
+            NameKind::Directory => sum_below(env, &folder.join(name), of_folder, of_file)?,
             NameKind::Other => 0,
         };
     }
     Ok(bytes)
 }
 
-fn list(env: &dyn Env, folder: &Path) -> Result<Vec<(String, NameKind)>> {
+/// The names in a folder; none where there is no folder.
+pub(super) fn list(env: &dyn Env, folder: &Path) -> Result<Vec<(String, NameKind)>> {
     match env.list(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other.map_err(|error| Error::io("list", folder, error)),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::env::{Env, File, OpenMode, write_all_at};
+use crate::env::{Env, File, OpenMode, open_or_create, write_all_at};
 use crate::error::{Error, Result};
 use crate::format;
 
@@ -81,12 +81,7 @@ impl Ballast {
 
     fn fill(&self) -> std::io::Result<()> {
         let path = self.path();
-        let file = match self.env.open(&path, OpenMode::CreateNew) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                self.env.open(&path, OpenMode::Write)?
-            }
-            other => other?,
-        };
+        let file = open_or_create(&*self.env, &path)?;
         match file.allocate(self.bytes) {
             // It is only ever removed, so reserved space is as good as written zeros, and wears
             // out no flash.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::config::{Config, Durability};
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::format::{Flags, Kind, padded_len};
+use crate::format::{Flags, Kind};
 
 use super::writer::{CommitError, Pending, Writer};
 use super::{Draft, Observer};
@@ -138,7 +138,7 @@ impl Commit {
 
     /// Puts records into the group buffer as one atomic unit and gives them their numbers.
     pub fn submit(&self, drafts: Vec<Draft>, durability: Durability) -> Result<Ticket> {
-        let bytes: u64 = drafts.iter().map(|draft| padded_len(draft.body.len())).sum();
+        let bytes: u64 = drafts.iter().map(Draft::record_len).sum();
         let mut state = self.lock();
         loop {
             state.check()?;
@@ -492,7 +492,7 @@ impl State {
     fn take_group(&mut self, bytes_max: u64) -> (Vec<Pending>, u64) {
         let (mut bytes, mut count, mut unit) = (0, 0, 0);
         for (index, pending) in self.pending.iter().enumerate() {
-            unit += padded_len(pending.draft.body.len());
+            unit += pending.draft.record_len();
             if pending.flags.more_of_batch {
                 continue;
             }
@@ -614,7 +614,7 @@ fn pieces(units: Vec<Vec<Pending>>) -> Vec<Vec<Pending>> {
 }
 
 fn bytes_of(records: &[Pending]) -> u64 {
-    records.iter().map(|pending| padded_len(pending.draft.body.len())).sum()
+    records.iter().map(|pending| pending.draft.record_len()).sum()
 }
 
 fn wake(wakers: Vec<Waker>) {

@@ -142,6 +142,11 @@ impl Draft {
         Ok(Self { kind, body_version, body, body_crc, time_ms, drained: false, note })
     }
 
+    /// The bytes that the record takes in a segment.
+    pub fn record_len(&self) -> u64 {
+        format::padded_len(self.body.len())
+    }
+
     /// The header of the record in its group.
     fn header(&self, lsn: u64, flags: Flags, group: u32, ordinal: usize) -> RecordHeader {
         RecordHeader {

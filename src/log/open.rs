@@ -132,21 +132,11 @@ pub(crate) fn open(
     };
     let log_dir = dir.join(format::LOG_DIR);
     let checkpoint = read_checkpoint(&**env, dir);
-    let files = match SegmentFiles::list(&**env, &log_dir) {
-        Ok(mut files) if !files.is_empty() => {
-            files.tidy(&**env, &log_dir)?;
-            files
-        }
-        Err(Error::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io("list", &log_dir, source));
-        }
-        _ => {
-            env.create_dir(&log_dir).map_err(|error| Error::io("create", &log_dir, error))?;
-            let mut files = SegmentFiles::list(&**env, &log_dir)?;
-            files.tidy(&**env, &log_dir)?;
-            files
-        }
-    };
+    let mut files = SegmentFiles::list(&**env, &log_dir)?;
+    if files.is_empty() {
+        env.create_dir(&log_dir).map_err(|error| Error::io("create", &log_dir, error))?;
+    }
+    files.tidy(&**env, &log_dir)?;
     let account = Arc::new(Account::open(&**env, config)?);
     let ballast = Arc::new(Ballast::open(Arc::clone(env), config, Arc::clone(&account))?);
     let opening = Opening {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::env::{Env, OpenMode, write_all_at};
+use crate::env::{Env, open_or_create, write_all_at};
 use crate::error::{Error, Result};
 use crate::format;
 
@@ -31,13 +31,7 @@ pub(crate) fn keep_bytes(
     env.create_dir(&folder).map_err(|error| Error::io("create", &folder, error))?;
     let name = format::quarantine_name(name, from, to - from);
     let path = folder.join(&name);
-    let file = match env.open(&path, OpenMode::CreateNew) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            env.open(&path, OpenMode::Write)
-        }
-        other => other,
-    };
-    let file = file.map_err(|error| Error::io("create", &path, error))?;
+    let file = open_or_create(env, &path).map_err(|error| Error::io("create", &path, error))?;
     let mut buffer = vec![0; STEP];
     let mut offset = from;
     while offset < to {
@@ -54,17 +48,16 @@ pub(crate) fn keep_bytes(
 }
 
 /// Removes the oldest files until the rest takes at most so many bytes. Their names begin with
-/// the number of their segment, so they sort by age. Answers how many bytes that freed.
+/// the number of their segment, so they sort by age.
 pub(crate) fn drop_oldest(
     env: &dyn Env,
     dir: &Path,
     account: &Account,
     bytes_max: u64,
-) -> Result<u64> {
+) -> Result<()> {
     let folder = dir.join(format::QUARANTINE_DIR);
     let files = files(env, &folder)?;
     let mut bytes: u64 = files.iter().map(|(_, len)| len).sum();
-    let mut freed = 0;
     for (name, len) in files {
         if bytes <= bytes_max {
             break;
@@ -74,7 +67,6 @@ pub(crate) fn drop_oldest(
         tracing::warn!(name, "dropped from quarantine to keep the directory within its bound");
         account.dropped_from_quarantine(len);
         bytes -= len;
-        freed += len;
     }
-    Ok(freed)
+    Ok(())
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::{self, FileName, Flags, Frame, SEGMENT_HEADER_LEN, SegmentHeader};
 
 use super::Draft;
-use super::account::{Account, Claim, Part, check_room};
+use super::account::{Account, Claim, Part, check_room, list};
 use super::quarantine::keep_bytes;
 use super::segment::{Item, SegmentFile};
 
@@ -26,15 +26,13 @@ pub(crate) struct FallbackFile {
 
 /// The fallback files of a store, by name.
 pub(crate) fn list_fallback(env: &dyn Env, folder: &Path) -> Result<Vec<FallbackFile>> {
-    let names = match env.list(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(|error| Error::io("list", folder, error))?,
-    };
-    let files = names.into_iter().filter_map(|(name, kind)| match (FileName::parse(&name), kind) {
-        (FileName::Fallback(uuid), NameKind::File(bytes)) => {
-            Some(FallbackFile { path: folder.join(name), uuid, bytes })
+    let files = list(env, folder)?.into_iter().filter_map(|(name, kind)| {
+        match (FileName::parse(&name), kind) {
+            (FileName::Fallback(uuid), NameKind::File(bytes)) => {
+                Some(FallbackFile { path: folder.join(name), uuid, bytes })
+            }
+            _ => None,
         }
-        _ => None,
     });
     Ok(files.collect())
 }
@@ -97,7 +95,7 @@ fn claim_fallback(
 }
 
 fn encode(env: &dyn Env, store_uuid: [u8; 16], salt: u32, drafts: &[Draft]) -> Vec<u8> {
-    let bodies: u64 = drafts.iter().map(|draft| format::padded_len(draft.body.len())).sum();
+    let bodies: u64 = drafts.iter().map(Draft::record_len).sum();
     let header = SegmentHeader {
         store_uuid,
         segment: 0,

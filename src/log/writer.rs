@@ -91,7 +91,7 @@ pub(crate) struct Writer {
 impl Writer {
     /// Writes a group and, when asked, syncs it and what was written before it.
     pub fn commit(&mut self, group: &[Pending], sync: bool) -> Result<Vec<Committed>, CommitError> {
-        let bytes: u64 = group.iter().map(|pending| padded_len(pending.draft.body.len())).sum();
+        let bytes: u64 = group.iter().map(|pending| pending.draft.record_len()).sum();
         if bytes > 0 && !self.has_room(group, bytes) {
             // Records written without a sync must be durable before the segment is left.
             if self.unsynced {
@@ -442,7 +442,7 @@ impl Birth<'_> {
         let set_lsn = self.predecessor.map_or(0, |predecessor| predecessor.last_lsn);
         let set = Pending { lsn: set_lsn, draft: set_draft, flags: Flags::default() };
         let group: Vec<&Pending> = std::iter::once(&set).chain(&self.carried).collect();
-        let bytes: u64 = group.iter().map(|pending| padded_len(pending.draft.body.len())).sum();
+        let bytes: u64 = group.iter().map(|pending| pending.draft.record_len()).sum();
         let mut salt = [0; 4];
         let next_path = self.log_dir.join(format::next_name(self.segment));
         self.env
@@ -540,7 +540,7 @@ pub(crate) fn claimed_bytes(
     // The set grows by the segment that is left.
     let item = size_of::<(SegmentItem, SegmentEnd)>();
     let set = format::encode_body(set).map_or(0, |body| padded_len(body.len() + item));
-    let carried: u64 = carried.iter().map(|pending| padded_len(pending.draft.body.len())).sum();
+    let carried: u64 = carried.iter().map(|pending| pending.draft.record_len()).sum();
     segment_bytes + SEGMENT_HEADER_LEN + set + carried
 }
 

@@ -10,8 +10,12 @@ use std::path::Path;
 
 use crate::env::{Env, NameKind, OpenMode};
 use crate::error::{Error, Result};
-use crate::format::{self, DropBody, FileName, ReplaceBody, SegmentEnd, SegmentItem, SegmentSet};
+use crate::format::{
+    self, DropBody, FileName, FooterTrailer, ReplaceBody, SegmentEnd, SegmentHeader, SegmentItem,
+    SegmentSet,
+};
 use crate::log::Control;
+use crate::log::account::list;
 use crate::log::segment::SegmentFile;
 
 /// The names of the segments in a log folder.
@@ -26,14 +30,8 @@ pub(crate) struct SegmentFiles {
 impl SegmentFiles {
     /// Reads the folder; a missing one is empty.
     pub fn list(env: &dyn Env, log_dir: &Path) -> Result<Self> {
-        let names = match env.list(log_dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
-            other => other.map_err(|error| Error::io("list", log_dir, error))?,
-        };
         let mut files = Self::default();
-        for (name, kind) in names {
+        for (name, kind) in list(env, log_dir)? {
             match FileName::parse(&name) {
                 FileName::Segment(..) if !matches!(kind, NameKind::File(_)) => {
                     tracing::warn!(name, "not a regular file in the place of a segment");
@@ -106,13 +104,13 @@ impl SegmentFiles {
                 continue;
             }
             let higher = known.iter().rev().filter(|known| **known > item.generation);
-            let whole = higher.filter_map(|generation| {
+            let mut whole = higher.filter_map(|generation| {
                 let name = format::segment_name(item.segment, *generation);
                 whole_file(env, &log_dir.join(name))
             });
-            if let Some(stand_in) = whole.into_iter().next() {
+            if let Some((header, trailer)) = whole.next() {
                 let rest = set.segments.get(index..).unwrap_or_default();
-                let body = replacement(rest, &stand_in);
+                let body = replacement(rest, &header, &trailer);
                 covered_lsn = body.new.last_lsn;
                 found.push(Control::Replace(body.into()));
             }
@@ -140,35 +138,38 @@ impl SegmentFiles {
     }
 }
 
-/// A rewritten segment, if its file is whole.
-fn whole_file(env: &dyn Env, path: &Path) -> Option<SegmentFile> {
+/// Header and trailer of a rewritten segment, if its file is whole.
+fn whole_file(env: &dyn Env, path: &Path) -> Option<(SegmentHeader, FooterTrailer)> {
     let file = SegmentFile::open(env, path, OpenMode::Read, false).ok()?;
     let footer = file.footer().ok()??;
-    (footer.generation > 0).then_some(file)
+    (footer.generation > 0).then_some((file.header, file.trailer?))
 }
 
 /// The replacement of the first of these segments, and of those behind it that a file took in.
-fn replacement(items: &[SegmentItem], file: &SegmentFile) -> ReplaceBody {
-    let (first_lsn, last_lsn) = file.trailer.map_or((0, 0), |it| (it.first_lsn, it.last_lsn));
+fn replacement(
+    items: &[SegmentItem],
+    header: &SegmentHeader,
+    trailer: &FooterTrailer,
+) -> ReplaceBody {
+    let (first_lsn, last_lsn) = (trailer.first_lsn, trailer.last_lsn);
     let old = items
         .iter()
         .take(1)
         .chain(items.iter().skip(1).take_while(|item| item.last_lsn <= last_lsn));
     let old = old.map(|item| DropBody { segment: item.segment, generation: item.generation });
-    let trailer = file.trailer;
     ReplaceBody {
         old: old.collect(),
         new: SegmentItem {
-            segment: file.header.segment,
-            generation: file.header.generation,
+            segment: header.segment,
+            generation: header.generation,
             first_lsn,
             last_lsn,
-            entries: trailer.map_or(0, |trailer| u64::from(trailer.entries)),
+            entries: u64::from(trailer.entries),
         },
         end: SegmentEnd {
-            end: trailer.map_or(0, |trailer| trailer.start),
-            footer_crc: trailer.map_or(0, |trailer| trailer.crc(file.header.salt)),
-            folded_lsn: file.header.folded_lsn,
+            end: trailer.start,
+            footer_crc: trailer.crc(header.salt),
+            folded_lsn: header.folded_lsn,
         },
     }
 }
