@@ -318,9 +318,7 @@ impl Engine {
         self.inner.check_open()?;
         self.inner.commit()?.flush()?;
         if let Some(preparer) = &self.inner.preparer {
-            if self.inner.has_ample_space() {
-                preparer.want_next(self.inner.segments.active_number());
-            }
+            self.inner.want_next(preparer);
             if preparer.is_due() {
                 preparer.step()?;
             }

@@ -12,6 +12,7 @@ use super::compact::{REST_MS, Step};
 use super::{Inner, lock};
 use crate::config::Durability;
 use crate::error::{Error, Result};
+use crate::log::Preparer;
 
 /// However many groups are committed, the folder is not listed again before this time.
 const DRAIN_PAUSE_MS: u64 = 500;
@@ -259,11 +260,18 @@ impl Inner {
         matches!(self.threads.stopped.try_recv(), Err(error) if error.is_disconnected())
     }
 
+    /// Asks for the next segment's file where there is ample space for it.
+    pub(super) fn want_next(&self, preparer: &Preparer) {
+        let active = self.segments.active_number();
+        // The file system is only asked when it matters; this runs after each group.
+        if preparer.lacks_next(active) && self.has_ample_space() {
+            preparer.want_next(active);
+        }
+    }
+
     fn prepare_ahead(&self) -> Result<()> {
         let Some(preparer) = &self.preparer else { return Ok(()) };
-        if self.has_ample_space() {
-            preparer.want_next(self.segments.active_number());
-        }
+        self.want_next(preparer);
         while preparer.is_due() && !self.is_stopping() {
             preparer.step()?;
         }

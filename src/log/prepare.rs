@@ -73,14 +73,23 @@ impl Preparer {
         }
     }
 
+    /// Whether the file of the segment behind the active one is still to be made.
+    pub fn lacks_next(&self, active: u64) -> bool {
+        self.lacks(&self.lock(), active)
+    }
+
     /// Asks for the file of the segment behind the active one.
     pub fn want_next(&self, active: u64) {
         let mut slot = self.lock();
-        // The writer may be about to leave the segment that the caller saw as active.
-        let settled = slot.failed == active + 1 || slot.taken > active;
-        if self.zero && !settled && !slot.lent && slot.ready.is_none() {
+        if self.lacks(&slot, active) {
             slot.wanted = active + 1;
         }
+    }
+
+    fn lacks(&self, slot: &Slot, active: u64) -> bool {
+        // The writer may be about to leave the segment that the caller saw as active.
+        let settled = slot.failed == active + 1 || slot.taken > active;
+        self.zero && !settled && !slot.lent && slot.ready.is_none()
     }
 
     /// Counts bytes that were committed.
