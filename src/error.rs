@@ -236,13 +236,37 @@ impl Error {
     ) -> Self {
         Self::Invalid { what: what.into(), value: value.to_string(), bound: bound.into() }
     }
-}
 
-impl Error {
     /// Whether a failure was refused for what it is, or for want of room under a limit, by a store
     /// that is well.
     pub(crate) const fn is_of_the_failure(&self) -> bool {
         matches!(self, Self::Invalid { .. } | Self::TooLarge { .. } | Self::TooMany { .. })
+    }
+
+    /// What limit is reached, and the way out.
+    fn write_full(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMany { what, domain, limit, count } => {
+                let of = domain.as_ref().map(|domain| format!(" of domain {domain}"));
+                write!(
+                    f,
+                    "{count} entries{} wait, at most {limit} may (set by {what}); replay or \
+                     resolve some, raise the limit, or let overflow_strategy drop the oldest",
+                    of.unwrap_or_default()
+                )
+            }
+            Self::Full { what: "disk", bytes, bytes_max } => write!(
+                f,
+                "the disk is full: {bytes_max} bytes are free, {bytes} are needed; \
+                 free some space, and capture goes on by itself"
+            ),
+            Self::Full { what, bytes, bytes_max } => write!(
+                f,
+                "the store is full: {bytes} needed, {what} allows {bytes_max}; \
+                 purge entries or raise {what}"
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -305,34 +329,6 @@ impl fmt::Display for Error {
             Self::Closed => write!(f, "the store is closed"),
             Self::ReadOnly => write!(f, "the store was opened for reading only"),
             Self::NotOpen { .. } => write!(f, "the store does not open"),
-        }
-    }
-}
-
-impl Error {
-    /// What limit is reached, and the way out.
-    fn write_full(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooMany { what, domain, limit, count } => {
-                let of = domain.as_ref().map(|domain| format!(" of domain {domain}"));
-                write!(
-                    f,
-                    "{count} entries{} wait, at most {limit} may (set by {what}); replay or \
-                     resolve some, raise the limit, or let overflow_strategy drop the oldest",
-                    of.unwrap_or_default()
-                )
-            }
-            Self::Full { what: "disk", bytes, bytes_max } => write!(
-                f,
-                "the disk is full: {bytes_max} bytes are free, {bytes} are needed; \
-                 free some space, and capture goes on by itself"
-            ),
-            Self::Full { what, bytes, bytes_max } => write!(
-                f,
-                "the store is full: {bytes} needed, {what} allows {bytes_max}; \
-                 purge entries or raise {what}"
-            ),
-            _ => Ok(()),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What the device does: whether a sync reaches it, whether reserved space is real, and its clock.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use deadletter::{Disk, Env as _, File, OpenMode, write_all_at};
 use jiff::Timestamp;
 
 use super::Check;
@@ -32,14 +32,13 @@ const COPY_ON_WRITE: [u64; 4] = [0x9123_683e, 0xca45_1a4e, 0x2fc1_2fc1, 0x3434];
 /// A file of ours, removed when it is dropped.
 struct Probe {
     path: PathBuf,
-    file: File,
+    file: Arc<dyn File>,
 }
 
 impl Probe {
     fn new(dir: &Path, what: &str) -> io::Result<Self> {
         let path = dir.join(format!(".doctor-{what}-{}.tmp", std::process::id()));
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let file = Disk::new().open(&path, OpenMode::CreateNew)?;
         Ok(Self { path, file })
     }
 }
@@ -83,9 +82,9 @@ fn median_sync(dir: &Path) -> io::Result<Duration> {
     let mut times = Vec::with_capacity(SYNCS);
     for round in 0..=SYNCS {
         let page = [u8::try_from(round).unwrap_or(u8::MAX); PAGE];
-        probe.file.write_all_at(&page, 0)?;
+        write_all_at(&*probe.file, &page, 0)?;
         let begin = Instant::now();
-        probe.file.sync_data()?;
+        probe.file.sync()?;
         // The first one also makes the file's space durable.
         if round > 0 {
             times.push(begin.elapsed());
@@ -124,26 +123,15 @@ pub fn ballast(context: &Context) -> Check {
 fn try_ballast(dir: &Path, bytes: u64) -> io::Result<u64> {
     let before = free_bytes(dir)?;
     let probe = Probe::new(dir, "ballast")?;
-    reserve(&probe.file, bytes)?;
-    let zeros = vec![0; usize::try_from(bytes).unwrap_or(PAGE)];
-    probe.file.write_all_at(&zeros, 0)?;
-    probe.file.sync_all()?;
-    Ok(before.saturating_sub(free_bytes(dir)?))
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn reserve(file: &File, bytes: u64) -> io::Result<()> {
-    use rustix::io::Errno;
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, bytes) {
+    match probe.file.allocate(bytes) {
         // Then the ballast is written instead.
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        answer => Ok(answer?),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+        other => other?,
     }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn reserve(_file: &File, _bytes: u64) -> io::Result<()> {
-    Ok(())
+    let zeros = vec![0; usize::try_from(bytes).unwrap_or(PAGE)];
+    write_all_at(&*probe.file, &zeros, 0)?;
+    probe.file.sync()?;
+    Ok(before.saturating_sub(free_bytes(dir)?))
 }
 
 /// Whether the clock is plausible, and the other one never goes back.
