@@ -355,9 +355,15 @@ fn a_store_that_is_only_read_is_left_alone() {
 /// Waits for the thread.
 #[track_caller]
 fn wait_until(what: impl Fn() -> bool) {
+    wait_within(LIMIT, what);
+}
+
+/// Waits for another thread, at most so long.
+#[track_caller]
+pub fn wait_within(limit: Duration, what: impl Fn() -> bool) {
     let start = Instant::now();
     while !what() {
-        assert!(start.elapsed() < LIMIT, "it does not happen");
+        assert!(start.elapsed() < limit, "it does not happen");
         std::thread::yield_now();
     }
 }

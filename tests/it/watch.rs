@@ -4,11 +4,13 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadletter::{
     Config, Disk, Engine, Env, File, Lock, NameKind, NewFailure, OpenMode, Watch, spill,
 };
+
+use crate::schedule::wait_within;
 
 /// The contract is "within a second or so"; a busy machine may be slow.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -93,23 +95,14 @@ impl Env for Counting {
     }
 }
 
-#[track_caller]
-fn wait_until(what: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !what() {
-        assert!(start.elapsed() < LIMIT, "it does not happen");
-        std::thread::yield_now();
-    }
-}
-
 /// Spills as a process without the lock would, twice, and waits until the owner has both.
 fn check_drained(config: &Config) {
     let engine = Engine::open(config.clone()).unwrap();
     engine.wait_ready().unwrap();
     for key in ["first", "second"] {
         spill(config, NewFailure::new("a", "X").key(key)).unwrap();
-        wait_until(|| engine.get_by_key(key).unwrap().is_some());
-        wait_until(|| std::fs::read_dir(config.fallback_dir()).unwrap().next().is_none());
+        wait_within(LIMIT, || engine.get_by_key(key).unwrap().is_some());
+        wait_within(LIMIT, || std::fs::read_dir(config.fallback_dir()).unwrap().next().is_none());
     }
     engine.close().unwrap();
 }
@@ -136,7 +129,7 @@ fn the_folder_may_be_made_later() {
 
 fn check_comes(engine: &Engine, config: &Config) {
     spill(config, NewFailure::new("a", "X").key("third")).unwrap();
-    wait_until(|| engine.get_by_key("third").unwrap().is_some());
+    wait_within(LIMIT, || engine.get_by_key("third").unwrap().is_some());
 }
 
 #[cfg(target_os = "linux")]
@@ -149,9 +142,9 @@ fn an_idle_store_sleeps_without_an_end() {
     let engine = Engine::open_with(config.clone(), Arc::new(env.clone())).unwrap();
     engine.store(NewFailure::new("a", "X")).unwrap();
     spill(&config, NewFailure::new("a", "X").key("spilled")).unwrap();
-    wait_until(|| engine.get_by_key("spilled").unwrap().is_some());
+    wait_within(LIMIT, || engine.get_by_key("spilled").unwrap().is_some());
     // What was committed last is looked at once more, and then there is no next time.
-    wait_until(|| env.sleeps.lock().unwrap().last() == Some(&None));
+    wait_within(LIMIT, || env.sleeps.lock().unwrap().last() == Some(&None));
     engine.close().unwrap();
     let (looks, sleeps) = (env.looks.load(Ordering::SeqCst), env.sleeps.lock().unwrap().clone());
     assert!(sleeps.len() < 20 && looks < 20, "{looks} {sleeps:?}");
