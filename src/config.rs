@@ -134,6 +134,11 @@ pub struct Config {
     /// The most bytes that wait in memory under [`Durability::Queued`]. Default 4 MiB, from
     /// 64 KiB to 64 MiB.
     pub queue_bytes_max: u64,
+    /// The longest jump ahead of the wall clock that is believed at once, and the longest time
+    /// without a process that is believed when the store is opened, in seconds. Default 86,400,
+    /// from 60 to 31,536,000; the setting is called `max_jump`. A longer one is believed after an
+    /// hour.
+    pub max_jump_s: u64,
 }
 
 impl Config {
@@ -290,6 +295,14 @@ impl Config {
             |text| size(text, 64 * KIB, 64 * MIB),
             queue_bytes_max
         ),
+        setting!(
+            "max_jump",
+            "86400",
+            "60 to 31536000",
+            "Seconds; if the wall clock jumps further ahead, it is believed only after an hour.",
+            |text| number(text, 60, 31_536_000),
+            max_jump_s
+        ),
     ];
 
     /// The defaults for a store in this directory.
@@ -313,6 +326,7 @@ impl Config {
             redaction: Redaction::default(),
             max_retries: 2,
             queue_bytes_max: 4 * MIB,
+            max_jump_s: 86_400,
         }
     }
 
@@ -453,6 +467,7 @@ mod tests {
         ("deny_keys", &["", "a", "a,b c"], &[]),
         ("max_replay_attempts", &["1", "10"], &["0", "11", "4294967297"]),
         ("queue_bytes_max", &["65536", "67108864"], &["65535", "67108865"]),
+        ("max_jump", &["60", "31536000"], &["59", "31536001", "", "1h"]),
     ];
 
     #[test]

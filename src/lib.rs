@@ -40,6 +40,7 @@
 
 #![deny(unsafe_code)]
 
+mod clock;
 mod config;
 mod engine;
 mod entry;
@@ -55,6 +56,7 @@ mod service;
 mod settings;
 mod throttle;
 
+pub use clock::{ClockStatus, JumpInDoubt, Timeline};
 pub use config::{
     Background, Config, DlqConfig, Durability, IndexKind, Prepare, Priority, Recovery, Setting,
 };
