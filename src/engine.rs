@@ -1,13 +1,15 @@
 //! The engine: the wall between bytes and policy. Opens a store, owns its threads, closes it.
 //!
 //! `store` takes failures in, `load` builds the index beside it, `query` and `read` find entries
-//! again, `change` alters their state or removes them, `tally` counts why, `drain` brings fallback files home. `verify` and `dump`
-//! look at files without a lock.
+//! again, `change` alters their state or removes them, `tally` counts why, `drain` brings fallback
+//! files home, `clock` tells and logs the time by which entries age. `verify` and `dump` look at files
+//! without a lock.
 //!
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
 //! checked; no thread outlives the last handle.
 
 mod change;
+mod clock;
 mod drain;
 mod dump;
 mod feed;
@@ -42,6 +44,7 @@ pub use tail::{Tail, TailItem};
 pub use tally::TallyRow;
 pub use verify::{VerifyReport, verify, verify_with};
 
+use clock::Clock;
 use feed::Feed;
 use store::Reservations;
 use upkeep::Threads;
@@ -90,6 +93,8 @@ struct Inner {
     changed: Condvar,
     /// Who may complete a replay, and until when.
     leases: Leases,
+    /// Guards the trusted time; records of it are queued under it, and nothing is waited for.
+    clock: Mutex<Clock>,
     /// Guards the fallback files that are known to be home.
     drained: Mutex<HashSet<[u8; 16]>>,
     /// Guards what is written to the checkpoint slots.
@@ -212,6 +217,7 @@ impl Engine {
             .map(|writer| Arc::new(Commit::new(writer, opened.next_lsn, &config, observer)));
         let slot = Slot::resume(&opened.report, opened.checkpoint.as_ref());
         let leases = Leases::new(env.random());
+        let clock = Clock::resume(&*env, &config, &opened.clock, opened.next_lsn);
         let inner = Arc::new(Inner {
             env,
             config,
@@ -227,6 +233,7 @@ impl Engine {
             changing: Mutex::default(),
             changed: Condvar::new(),
             leases,
+            clock: Mutex::new(clock),
             drained: Mutex::new(opened.drained.into_iter().collect()),
             slot: Mutex::new(slot),
             items: opened.items,
@@ -277,7 +284,7 @@ impl Engine {
         lock(&self.inner.damage).clone()
     }
 
-    /// Does a little of the background work: queued records, overdue syncs, preparation of the
+    /// Does a little of the background work: what is known of the time, queued records, overdue syncs, preparation of the
     /// next segment, fallback files. For a host that opened with [`Background::Manual`].
     ///
     /// # Errors
@@ -285,6 +292,7 @@ impl Engine {
     /// What the work failed with; nothing acknowledged is lost by it.
     pub fn step(&self) -> Result<()> {
         self.inner.check_open()?;
+        self.inner.tend_clock(false);
         self.inner.commit()?.flush()?;
         if let Some(preparer) = &self.inner.preparer {
             preparer.want_next(self.inner.segments.active_number());
@@ -334,6 +342,7 @@ impl Inner {
     /// Hands records to the log.
     fn submit(&self, drafts: Vec<Draft>, durability: Durability) -> Result<Ticket> {
         self.mark_in_use()?;
+        self.note_jump();
         self.commit()?.submit(drafts, durability)
     }
 
@@ -396,6 +405,7 @@ impl Inner {
     }
 
     fn close_log(&self, commit: &Commit) -> Result<()> {
+        self.tend_clock(true);
         commit.sync_all()?;
         if let Some(preparer) = &self.preparer {
             preparer.discard()?;

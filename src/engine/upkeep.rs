@@ -125,6 +125,7 @@ impl Inner {
         }
         let mut drained_ms = None;
         while self.await_tick() {
+            self.tend_clock(false);
             if let Err(error) = self.prepare_ahead() {
                 tracing::warn!(%error, "the next segment could not be prepared");
             }

@@ -21,11 +21,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::entry::Timestamp;
 use crate::env::{Env, Lock, NameKind, OpenMode, read_exact_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    self, Checkpoint, FileName, Frame, Loss, Predecessor, SegmentEnd, SegmentItem, SegmentSet,
-    StoreHeader, Summary, Totals,
+    self, Checkpoint, ClockBody, FileName, Frame, Loss, Predecessor, SegmentEnd, SegmentItem,
+    SegmentSet, StoreHeader, Summary, Totals,
 };
 
 use super::prepare::Preparer;
@@ -95,6 +96,8 @@ pub(crate) struct Opened {
     pub losses: Vec<Loss>,
     /// Fallback files that are home.
     pub drained: Vec<[u8; 16]>,
+    /// What was known of the time.
+    pub clock: ClockBody,
     pub report: OpenReport,
 }
 
@@ -259,7 +262,7 @@ impl Opening<'_> {
     fn begin_empty(mut self) -> Result<Opened> {
         let next_lsn = self.checkpoint.map_or(1, |checkpoint| checkpoint.last_lsn + 1);
         let number = self.checkpoint.map_or(1, |checkpoint| checkpoint.segment + 1);
-        let mut set = SegmentSet::default();
+        let mut set = SegmentSet { clock: self.first_clock(), ..SegmentSet::default() };
         if next_lsn > 1 {
             self.lose_last(&mut set, 0, 0);
         }
@@ -270,6 +273,12 @@ impl Opening<'_> {
             footer_crc: 0,
         });
         self.begin(number, predecessor, set, Vec::new(), next_lsn)
+    }
+
+    /// What is known of the time when nothing is: whatever the wall clock shows.
+    fn first_clock(&self) -> ClockBody {
+        let now = Timestamp(self.env.wall_ms());
+        ClockBody { wall: now, trusted: now, ..ClockBody::default() }
     }
 
     /// The newest segment cannot be read at all: its records are lost, the rest goes on.
@@ -469,6 +478,7 @@ impl Opening<'_> {
         let log_dir = self.config.dir.join(format::LOG_DIR);
         let preparer = Arc::new(Preparer::new(Arc::clone(self.env), log_dir.clone(), self.config));
         let (losses, drained) = (set.losses.clone(), set.drained.clone());
+        let clock = set.clock.clone();
         let writer = Writer {
             env: Arc::clone(self.env),
             log_dir,
@@ -502,6 +512,7 @@ impl Opening<'_> {
             checkpoint: self.checkpoint,
             losses,
             drained,
+            clock,
             report: self.report,
         }
     }

@@ -85,6 +85,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
         tallies,
         losses,
         drained: set.drained,
+        clock: set.clock,
         report,
     })
 }
