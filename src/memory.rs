@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::clock::{ClockStatus, Reading, Timeline, TrustedClock};
 use crate::config::{Config, Durability};
 use crate::engine::{
     Accounting, BatchError, Changed, Decision, Facets, Leases, Spilled, Statistics, StoreError,
@@ -13,6 +14,7 @@ use crate::engine::{
 use crate::entry::{Cause, Entry, EntryId, Filter, NewFailure, Order, Page, Status, Timestamp};
 use crate::env::{Disk, Env};
 use crate::error::{Error, Result};
+use crate::format::ClockBody;
 use crate::repository::FailedOperationRepository;
 
 /// A repository in memory. Handles are cheap to clone and share their entries.
@@ -37,6 +39,8 @@ struct Shared {
     config: Config,
     env: Arc<dyn Env>,
     leases: Leases,
+    /// Guards the trusted time.
+    clock: Mutex<TrustedClock>,
     /// Guards the right to change entries; one caller at a time decides.
     turn: Mutex<()>,
     /// Guards the entries; never held while somebody decides.
@@ -69,8 +73,23 @@ impl MemoryRepository {
     /// environment only clock and randomness are used.
     pub fn with(config: Config, env: Arc<dyn Env>) -> Self {
         let leases = Leases::new(env.random());
-        let (turn, table) = (Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { config, env, leases, turn, table }) }
+        let (first, unknown) = (reading(&*env), ClockBody::default());
+        let (clock, _) = TrustedClock::resume(&unknown, first, 1, config.max_jump_s);
+        let (clock, turn, table) = (Mutex::new(clock), Mutex::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { config, env, leases, clock, turn, table }) }
+    }
+
+    /// The trusted time as of now, with the id of the next entry for one that is stored behind a
+    /// jump.
+    fn observed(&self, table: &Table) -> MutexGuard<'_, TrustedClock> {
+        let mut clock = self.shared.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.observe(reading(&*self.shared.env), || table.last_id + 1);
+        clock
+    }
+
+    /// As [`Self::observed`], of a closed repository too.
+    fn clock_now(&self) -> MutexGuard<'_, TrustedClock> {
+        self.observed(&self.shared.table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn table(&self) -> Result<MutexGuard<'_, Table>> {
@@ -109,6 +128,10 @@ impl MemoryRepository {
         }
         Ok(entries)
     }
+}
+
+fn reading(env: &dyn Env) -> Reading {
+    Reading { wall_ms: env.wall_ms(), monotonic_ms: env.monotonic_ms() }
 }
 
 impl Table {
@@ -167,6 +190,7 @@ impl FailedOperationRepository for MemoryRepository {
             Ok(table) => table,
             Err(source) => return Err(BatchError { failures, source }),
         };
+        drop(self.observed(&table));
         table.accounting.offered += offered;
         match prepared {
             Ok(entries) => {
@@ -280,6 +304,7 @@ impl FailedOperationRepository for MemoryRepository {
         }
         let now = self.now();
         let mut table = self.table()?;
+        drop(self.observed(&table));
         let mut done: HashMap<u64, Changed> = HashMap::new();
         let mut changed = Vec::with_capacity(ids.len());
         for (entry, decision) in decided {
@@ -318,6 +343,14 @@ impl FailedOperationRepository for MemoryRepository {
 
     fn now(&self) -> Timestamp {
         Timestamp(self.shared.env.wall_ms())
+    }
+
+    fn timeline(&self) -> Timeline {
+        self.clock_now().timeline()
+    }
+
+    fn clock(&self) -> Option<ClockStatus> {
+        Some(self.clock_now().status())
     }
 
     fn monotonic_ms(&self) -> u64 {

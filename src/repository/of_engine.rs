@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::FailedOperationRepository;
+use crate::clock::{ClockStatus, Timeline};
 use crate::config::Durability;
 use crate::engine::{
     Accounting, BatchError, Changed, Decision, Engine, Facets, Leases, Spilled, Statistics,
@@ -78,6 +79,14 @@ impl FailedOperationRepository for Engine {
 
     fn now(&self) -> Timestamp {
         Timestamp(self.env().wall_ms())
+    }
+
+    fn timeline(&self) -> Timeline {
+        Self::timeline(self)
+    }
+
+    fn clock(&self) -> Option<ClockStatus> {
+        Some(Self::clock(self))
     }
 
     fn monotonic_ms(&self) -> u64 {

@@ -1,12 +1,11 @@
 //! What operators and maintenance do to entries, over any repository.
 
 use super::FailedOperationRepository;
-use super::read::{aged, expired, oldest};
+use super::age::Old;
+use super::read::{aged, expired};
 use super::replay::{end_leases, lease_of};
 use crate::engine::{Changed, Decision};
-use crate::entry::{
-    Act, Cause, EntryId, Filter, Page, State, Status, Timestamp, keep_unless_empty,
-};
+use crate::entry::{Act, Cause, EntryId, Filter, State, Status, Timestamp, keep_unless_empty};
 use crate::error::{Error, Result};
 
 /// Entries that one change returns with their payloads, of which each may have some MiB.
@@ -188,24 +187,20 @@ pub fn purge_archived_before<R: FailedOperationRepository + ?Sized>(
     sweep(repository, &aged(Status::Archived, before), chunk, &mut |_| None)
 }
 
-/// Changes all entries that match, chunk by chunk, each if it still matches when its turn comes;
-/// an entry for which `change` gives no cause is purged.
+/// Changes all entries that are as old as the filter says, chunk by chunk, each if it still is when
+/// its turn comes; an entry for which `change` gives no cause is purged.
 fn sweep<R: FailedOperationRepository + ?Sized>(
     repository: &R,
     filter: &Filter,
     chunk: usize,
     change: &mut dyn FnMut(&mut State) -> Option<Cause>,
 ) -> Result<u64> {
+    let old = Old::new(filter, repository.timeline());
     let mut total = 0;
-    let mut after = None;
-    loop {
-        let page = Page { after, ..oldest(chunk.max(1)) };
-        let ids = repository.select(filter, page)?;
-        let Some(last) = ids.last() else { return Ok(total) };
-        after = Some(*last);
+    old.each_chunk(repository, chunk, &mut |ids| {
         for ids in ids.chunks(CHANGES_AT_ONCE) {
             let changed = repository.change_all(ids, &mut |entry| {
-                if !entry.matches(filter) {
+                if !old.means(entry) {
                     return Ok(Decision::Keep);
                 }
                 let mut state = entry.state();
@@ -216,7 +211,9 @@ fn sweep<R: FailedOperationRepository + ?Sized>(
             })?;
             total += count(&changed);
         }
-    }
+        Ok(())
+    })?;
+    Ok(total)
 }
 
 /// Writes an operator's act down, if it was one's.
