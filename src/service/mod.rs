@@ -23,7 +23,7 @@ mod test_entry;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -98,6 +98,8 @@ struct Inner {
     domains: store::Domains,
     /// Guards what is known of the health.
     condition: Mutex<Condition>,
+    /// Jumps of the wall clock, as the open repository counts them, that listeners know of.
+    jumps_told: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -192,6 +194,7 @@ impl DlqServiceBuilder {
             replay: replay::Kept::default(),
             domains: store::Domains::default(),
             condition: Mutex::new(condition),
+            jumps_told: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
         DlqService { inner: Arc::clone(&inner), caller: None, _owner: Arc::new(Owner { inner }) }
@@ -290,7 +293,7 @@ impl DlqService {
     }
 
     /// Does a little of the work that no call waits for: writes a batch of the outbox if it is
-    /// due, and lets the repository do its own.
+    /// due, and lets the repository do its own; tells of a wall clock that jumped.
     ///
     /// # Errors
     ///
@@ -300,10 +303,10 @@ impl DlqService {
             return Err(DlqError::Engine(Error::Closed));
         }
         self.inner.write_if_due();
-        match self.inner.access.current() {
-            Some(repository) => Ok(repository.step()?),
-            None => Ok(()),
-        }
+        let Some(repository) = self.inner.access.current() else { return Ok(()) };
+        repository.step()?;
+        self.inner.tell_of_jumps(&*repository);
+        Ok(())
     }
 
     /// Closes the service for all its handles: takes no more failures, writes what waits in the
@@ -377,6 +380,19 @@ impl Inner {
     /// Tells the listeners of something that no caller did.
     pub fn tell_now(&self, event: DlqEvent) {
         self.tell(None, AuditRecord { at: self.access.now(), actor: None, event });
+    }
+
+    /// Tells the listeners when the wall clock jumped since they were told: of the last jump, if
+    /// nobody looked in between.
+    pub fn tell_of_jumps(&self, repository: &dyn FailedOperationRepository) {
+        let Some(clock) = repository.clock() else { return };
+        let Some(jump) = clock.last_jump else { return };
+        let told = self.jumps_told.fetch_max(clock.jumps_since_open, Ordering::Relaxed);
+        if told < clock.jumps_since_open {
+            let believed = clock.pending.is_none();
+            let (from, to) = (jump.from, jump.to);
+            self.tell_now(DlqEvent::DlqClockJumped { from, to, believed });
+        }
     }
 
     fn tell(&self, caller: Option<&caller::LateCaller>, record: AuditRecord) {

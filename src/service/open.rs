@@ -2,6 +2,7 @@
 //! opened again at most once a second while that fails.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::health::Trouble;
@@ -173,7 +174,10 @@ impl Inner {
                     self.note(Trouble::Store, Some(&error));
                     self.give_up(&repository, &error);
                 }
-                _ => return Ok(repository),
+                _ => {
+                    self.tell_of_jumps(&*repository);
+                    return Ok(repository);
+                }
             }
         }
         // Only a first opening is waited for: it may be long, and later ones fail often.
@@ -204,6 +208,8 @@ impl Inner {
                 self.condition().set(Trouble::Open, None);
                 self.condition().set(Trouble::Store, None);
                 self.settle_health();
+                self.jumps_told.store(0, Ordering::Relaxed);
+                self.tell_of_jumps(&*repository);
                 Ok(repository)
             }
             Err((trouble, source)) => {
