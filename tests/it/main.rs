@@ -11,6 +11,7 @@
 mod change;
 #[cfg(feature = "cli")]
 mod cli;
+mod clock;
 mod contract;
 mod crash;
 mod damage;
