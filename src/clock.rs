@@ -27,7 +27,7 @@
 //! should live. What is uncertain always makes it later:
 //!
 //! - what a clock lost by creeping counts only for entries from before the hour in which it crept;
-//! - a jump ahead at opening may have been a long time without power, which then does not count;
+//! - a jump at opening hides how long the store was closed, which then does not count;
 //! - of more than [`EXACT_MAX`] jumps the oldest are kept only as *milestones*: all entries below the
 //!   number were there at a time, and live from then on for as long as they should. Of these,
 //!   the closest ones are let go first, so that entries are kept too long only by a share of their
@@ -275,7 +275,9 @@ impl TrustedClock {
             (Some(pending), Some(known)) => due(pending.uptime_ms.saturating_sub(known.uptime_ms)),
             (pending, known) => pending.is_some() != known.is_some(),
         };
-        doubt_goes_on || self.jumps != logged.jumps || *self.shifts != logged.shifts
+        // The next process would take a clock that drifted back for one that went back later.
+        let went_back = self.wall < signed(logged.wall.0);
+        doubt_goes_on || went_back || self.jumps != logged.jumps || *self.shifts != logged.shifts
     }
 
     /// Whether what was logged is so old that it is time to log again, if anything is.
@@ -287,17 +289,12 @@ impl TrustedClock {
     fn reopen(&mut self, wall: i64, lsn: u64) -> Option<SeenJump> {
         let passed = wall.saturating_sub(self.wall);
         if (-JUMP_MIN_MS..=self.max_jump_ms).contains(&passed) {
+            // Time does not go back: it is no jump, and yet another timeline.
+            self.shift(lsn, passed.min(0), wall);
             self.follow(wall);
             return None;
         }
-        let since_trusted = wall.saturating_sub(self.trusted);
-        if self.in_doubt && (0..=self.max_jump_ms).contains(&since_trusted) {
-            // The jump was a slip, and the store was closed for so long.
-            let (from, back) = (self.wall, self.trusted.saturating_sub(self.wall));
-            self.shift(lsn, back, wall);
-            self.believe(wall);
-            return Some(self.count(from, wall, true));
-        }
+        // How long it was closed cannot be told from how far the clock jumped.
         Some(self.jump(wall, lsn))
     }
 
@@ -444,9 +441,11 @@ impl Timeline {
         let now = signed(self.now.0);
         let possible = self.sums(id).map(|ms| signed(from.0).saturating_add(ms));
         let latest = possible.filter(|at| *at <= now.saturating_add(AHEAD_MS)).max();
-        let milestone = self.milestone(id).map(|at| at.min(now));
+        // Where all that is known exactly would put it into the future, it is from before that.
+        let milestone = self.milestone(id);
         // A time that can only be in the future is no age at all.
-        Some(timestamp(latest.map_or(now, |at| at.min(now)).max(milestone.unwrap_or(0))))
+        let from = latest.max(milestone).unwrap_or(now);
+        Some(timestamp(from.min(now)))
     }
 
     /// Where a filter for old entries does not tell: the entries below this id, for which this
@@ -458,10 +457,13 @@ impl Timeline {
         if least == 0 && !has_milestones {
             return None;
         }
-        let widen = |before: Timestamp| timestamp(signed(before.0).saturating_sub(least));
+        // What is not known exactly may have any time.
+        let widen = |before: Timestamp| {
+            let known = timestamp(signed(before.0).saturating_sub(least));
+            if has_milestones { Timestamp::MAX } else { known }
+        };
         let mut wide = filter.clone();
-        wide.expires_before =
-            filter.expires_before.map(|at| if has_milestones { Timestamp::MAX } else { widen(at) });
+        wide.expires_before = filter.expires_before.map(widen);
         wide.aged_before = filter.aged_before.map(widen);
         Some((wide, EntryId(newest.lsn)))
     }

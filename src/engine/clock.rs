@@ -59,10 +59,10 @@ impl Clock {
         let (trusted, jump) = TrustedClock::resume(logged, read(env), next_lsn, config.max_jump_s);
         jump.inspect(warn);
         Self {
+            is_urgent: trusted.has_news(logged, false),
             trusted,
             logged: logged.clone(),
             sent: None,
-            is_urgent: jump.is_some(),
             quiet: (next_lsn, next_lsn.saturating_sub(1)),
             retry_ms: 0,
         }
