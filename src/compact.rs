@@ -62,9 +62,11 @@ impl Weight {
         garbage >= SAVED_BYTES_MIN && garbage * 2 >= self.file_bytes
     }
 
+    /// A time of the future was written by a clock that was wrong; to wait for it might take years.
     fn must_erase(&self, rules: &Rules) -> bool {
-        self.erasable_since
-            .is_some_and(|since| since.saturating_add(rules.erase_within_ms) <= rules.now_ms)
+        self.erasable_since.is_some_and(|since| {
+            since > rules.now_ms || since.saturating_add(rules.erase_within_ms) <= rules.now_ms
+        })
     }
 }
 
@@ -160,6 +162,7 @@ mod tests {
         let since = |since| Weight { erasable_since: Some(since), ..weight(1, SEGMENT, SEGMENT) };
         check(&[since(901)], &Choice::Rest);
         check(&[since(900)], &Choice::Rewrite(vec![1]));
+        check(&[since(1001)], &Choice::Rewrite(vec![1]));
         assert_eq!(erase_due(&[since(901), since(950)], &RULES), Some(1001));
         assert_eq!(erase_due(&[weight(1, SEGMENT, SEGMENT)], &RULES), None);
         let older = Weight { segment: 2, ..since(5) };

@@ -154,6 +154,11 @@ pub struct Config {
     pub compact_bytes_per_second: u64,
     /// How many entries may wait. Default as many as come.
     pub bounds: Bounds,
+    /// The longest jump ahead of the wall clock that is believed at once, and the longest time
+    /// without a process that is believed when the store is opened, in seconds. Default 86,400,
+    /// from 60 to 31,536,000; the setting is called `max_jump`. A longer one is believed after an
+    /// hour.
+    pub max_jump_s: u64,
 }
 
 impl Config {
@@ -353,6 +358,14 @@ impl Config {
         bounds::COMPRESS_STALE_AFTER_DAYS,
         bounds::COMPRESS_ARCHIVE_AFTER_DAYS,
         bounds::DOMAIN_PRIORITIES,
+        setting!(
+            "max_jump",
+            "86400",
+            "60 to 31536000",
+            "Seconds; if the wall clock jumps further ahead, it is believed only after an hour.",
+            |text| number(text, 60, 31_536_000),
+            max_jump_s
+        ),
     ];
 
     /// The defaults for a store in this directory.
@@ -381,6 +394,7 @@ impl Config {
             erase_within_ms: 86_400_000,
             compact_bytes_per_second: 16 * MIB,
             bounds: Bounds::default(),
+            max_jump_s: 86_400,
         }
     }
 
@@ -572,6 +586,7 @@ mod tests {
             &["", "a=critical,b.c=low"],
             &["a", "a=high", "4u=low", "a=low,a=low"],
         ),
+        ("max_jump", &["60", "31536000"], &["59", "31536001", "", "1h"]),
     ];
 
     #[test]

@@ -4,13 +4,14 @@
 //! again, `change` alters their state or removes them, `evict` makes room, `summaries` tells what
 //! is left of what went, `tally` counts why, `notice` says what becomes due, `compact` gives space
 //! back, `space` watches over what all of it takes, `drain` brings fallback files home. `verify` and
-//! `dump` look at files without a lock.
+//! `dump` look at files without a lock. `clock` tells and logs the time by which entries age.
 //!
 //! Invariants: the index never runs ahead of the log; what is answered was read from the log and
 //! checked; no thread outlives the last handle.
 
 mod bell;
 mod change;
+mod clock;
 mod compact;
 mod drain;
 mod dump;
@@ -54,6 +55,7 @@ pub use tail::{Tail, TailItem};
 pub use tally::TallyRow;
 pub use verify::{VerifyReport, verify, verify_with};
 
+use clock::Clock;
 use compact::Compactor;
 use evict::Pressure;
 use feed::Feed;
@@ -106,6 +108,8 @@ struct Inner {
     changed: Condvar,
     /// Who may complete a replay, and until when.
     leases: Leases,
+    /// Guards the trusted time; records of it are queued under it, and nothing is waited for.
+    clock: Mutex<Clock>,
     /// Guards the fallback files that are known to be home.
     drained: Mutex<HashSet<[u8; 16]>>,
     /// Guards what is written to the checkpoint slots.
@@ -238,6 +242,7 @@ impl Engine {
             .map(|writer| Arc::new(Commit::new(writer, opened.next_lsn, &config, observer)));
         let slot = Slot::resume(&opened.report, opened.checkpoint.as_ref());
         let leases = Leases::new(env.random());
+        let clock = Clock::resume(&*env, &config, &opened.set.clock, opened.next_lsn);
         let inner = Arc::new(Inner {
             env,
             config,
@@ -254,6 +259,7 @@ impl Engine {
             changing: Mutex::default(),
             changed: Condvar::new(),
             leases,
+            clock: Mutex::new(clock),
             drained: Mutex::new(opened.set.drained.into_iter().collect()),
             slot: Mutex::new(slot),
             watch,
@@ -307,15 +313,16 @@ impl Engine {
         lock(&self.inner.damage).clone()
     }
 
-    /// Does a little of the background work: queued records, overdue syncs, preparation of the
-    /// next segment, room under the limits, fallback files, the watch over space, one step of
-    /// compaction. For a host that opened with [`Background::Manual`].
+    /// Does a little of the background work: what is known of the time, queued records, overdue
+    /// syncs, preparation of the next segment, room under the limits, fallback files, the watch over
+    /// space, one step of compaction. For a host that opened with [`Background::Manual`].
     ///
     /// # Errors
     ///
     /// What the work failed with; nothing acknowledged is lost by it.
     pub fn step(&self) -> Result<()> {
         self.inner.check_open()?;
+        self.inner.tend_clock(false);
         self.inner.commit()?.flush()?;
         if let Some(preparer) = &self.inner.preparer {
             self.inner.want_next(preparer);
@@ -385,6 +392,7 @@ impl Inner {
     /// Hands records to the log.
     fn submit(&self, drafts: Vec<Draft>, durability: Durability) -> Result<Ticket> {
         self.mark_in_use()?;
+        self.note_jump();
         self.commit()?.submit(drafts, durability)
     }
 
@@ -458,6 +466,7 @@ impl Inner {
     }
 
     fn close_log(&self, commit: &Commit) -> Result<()> {
+        self.tend_clock(true);
         commit.sync_all()?;
         if let Some(preparer) = &self.preparer {
             preparer.discard()?;

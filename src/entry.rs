@@ -28,8 +28,8 @@ pub use new::{Limits, NewFailure, OTHER_DOMAIN};
 pub use redact::Redaction;
 pub(crate) use timestamp::DAY_MS;
 pub use timestamp::Timestamp;
-pub(crate) use transition::keep_unless_empty;
 pub use transition::{AUTO_REPLAY, Act, Completion, DUPLICATE_SKIP, ReplayType};
+pub(crate) use transition::{DELAY_MS_MAX, WISH_MS_MAX, keep_unless_empty};
 
 /// An entry's id: the sequence number of the record that stored it. Unique and rising, not
 /// dense; written as decimal text.
@@ -268,7 +268,8 @@ pub struct Filter {
     pub created_from: Option<Timestamp>,
     /// Only entries created at or before this time.
     pub created_to: Option<Timestamp>,
-    /// Only entries that are due at this time: nothing holds them back until a later one. Answered
+    /// Only entries that are due at this time: nothing holds them back until a later one, unless a
+    /// wall clock that went back since meant it for an earlier one. Answered
     /// by the index, except for entries that are resolved, rejected, archived, expired or
     /// permanently failed: of those each record is read, so name a status too.
     pub due_at: Option<Timestamp>,

@@ -40,6 +40,7 @@
 
 #![deny(unsafe_code)]
 
+mod clock;
 mod compact;
 mod config;
 mod engine;
@@ -57,6 +58,7 @@ mod service;
 mod settings;
 mod throttle;
 
+pub use clock::{ClockStatus, JumpInDoubt, Timeline};
 pub use config::{
     Background, Bounds, Config, DlqConfig, Durability, IndexKind, OverflowStrategy, Prepare,
     Priority, Recovery, Setting,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::clock::{ClockStatus, Reading, Timeline, TrustedClock};
 use crate::config::{Bounds, Config, Durability};
 use crate::engine::{
     Accounting, BatchError, Changed, Decision, Facets, Leases, Notice, NoticeTaker, NoticeTakers,
@@ -15,6 +16,7 @@ use crate::engine::{
 use crate::entry::{Cause, Entry, EntryId, Filter, NewFailure, Order, Page, Status, Timestamp};
 use crate::env::{Disk, Env};
 use crate::error::{Error, Result};
+use crate::format::ClockBody;
 use crate::overflow::{EvictReport, EvictRequest, EvictedSummary, Evictions, SummaryStatus};
 use crate::repository::FailedOperationRepository;
 
@@ -41,6 +43,8 @@ struct Shared {
     env: Arc<dyn Env>,
     leases: Leases,
     takers: NoticeTakers,
+    /// Guards the trusted time.
+    clock: Mutex<TrustedClock>,
     /// Guards the right to change entries; one caller at a time decides.
     turn: Mutex<()>,
     /// Guards the entries; never held while somebody decides.
@@ -76,9 +80,24 @@ impl MemoryRepository {
     /// environment only clock and randomness are used.
     pub fn with(config: Config, env: Arc<dyn Env>) -> Self {
         let leases = Leases::new(env.random());
-        let (turn, table) = (Mutex::default(), Mutex::default());
+        let (first, unknown) = (reading(&*env), ClockBody::default());
+        let (clock, _) = TrustedClock::resume(&unknown, first, 1, config.max_jump_s);
+        let (clock, turn, table) = (Mutex::new(clock), Mutex::default(), Mutex::default());
         let takers = NoticeTakers::default();
-        Self { shared: Arc::new(Shared { config, env, leases, takers, turn, table }) }
+        Self { shared: Arc::new(Shared { config, env, leases, takers, clock, turn, table }) }
+    }
+
+    /// The trusted time as of now, with the id of the next entry for one that is stored behind a
+    /// jump.
+    fn observed(&self, table: &Table) -> MutexGuard<'_, TrustedClock> {
+        let mut clock = self.shared.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.observe(reading(&*self.shared.env), || table.last_id + 1);
+        clock
+    }
+
+    /// As [`Self::observed`], of a closed repository too.
+    fn clock_now(&self) -> MutexGuard<'_, TrustedClock> {
+        self.observed(&self.shared.table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn table(&self) -> Result<MutexGuard<'_, Table>> {
@@ -103,7 +122,7 @@ impl MemoryRepository {
     }
 
     fn tell(&self, notice: Notice) {
-        self.shared.takers.tell(|| Notice { at: self.now(), ..notice });
+        self.shared.takers.tell(|| Notice { at_ms: self.monotonic_ms(), ..notice });
     }
 
     /// Checks a batch and numbers it; nothing is stored if one of it is refused.
@@ -121,6 +140,10 @@ impl MemoryRepository {
         }
         Ok(entries)
     }
+}
+
+fn reading(env: &dyn Env) -> Reading {
+    Reading { wall_ms: env.wall_ms(), monotonic_ms: env.monotonic_ms() }
 }
 
 impl Table {
@@ -179,6 +202,7 @@ impl FailedOperationRepository for MemoryRepository {
             Ok(table) => table,
             Err(source) => return Err(BatchError { failures, source }),
         };
+        drop(self.observed(&table));
         table.accounting.offered += offered;
         let admitted = prepared.and_then(|entries| {
             self.admit(&mut table, &entries)?;
@@ -302,6 +326,7 @@ impl FailedOperationRepository for MemoryRepository {
         }
         let now = self.now();
         let mut table = self.table()?;
+        drop(self.observed(&table));
         let mut notice = Notice::default();
         let mut done: HashMap<u64, Changed> = HashMap::new();
         let mut changed = Vec::with_capacity(ids.len());
@@ -351,6 +376,14 @@ impl FailedOperationRepository for MemoryRepository {
 
     fn now(&self) -> Timestamp {
         Timestamp(self.shared.env.wall_ms())
+    }
+
+    fn timeline(&self) -> Timeline {
+        self.clock_now().timeline()
+    }
+
+    fn clock(&self) -> Option<ClockStatus> {
+        Some(self.clock_now().status())
     }
 
     fn monotonic_ms(&self) -> u64 {

@@ -4,6 +4,7 @@
 //! leases. Everything else follows from them here, the same for all: see `read` for the
 //! questions, `replay` for leases and attempts, `write` for operators, `sweep` for what ages.
 
+mod age;
 mod of_engine;
 mod read;
 mod replay;
@@ -15,6 +16,7 @@ use std::fmt::Debug;
 use std::sync::Weak;
 use std::time::Duration;
 
+use crate::clock::{ClockStatus, Timeline};
 use crate::config::{Bounds, Durability};
 use crate::engine::{
     Accounting, BatchError, Changed, Decision, Facets, Leases, NoticeTaker, Space, Spilled,
@@ -160,6 +162,22 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
 
     /// Now, by the wall clock.
     fn now(&self) -> Timestamp;
+
+    /// Now, by the clock by which entries expire and are purged.
+    fn trusted_now(&self) -> Timestamp {
+        self.timeline().now()
+    }
+
+    /// How old entries are as of now, whatever the wall clock showed when their times were
+    /// written. A repository that knows of no jumps believes its clock.
+    fn timeline(&self) -> Timeline {
+        Timeline::plain(self.now())
+    }
+
+    /// What is known of the time; `None` of a repository that believes its clock.
+    fn clock(&self) -> Option<ClockStatus> {
+        None
+    }
 
     /// Milliseconds by a clock that never goes back.
     fn monotonic_ms(&self) -> u64;
@@ -325,13 +343,13 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
         read::find_sla_breached(self, now, thresholds, limit)
     }
 
-    /// The pending entries that expired before a time, oldest first.
+    /// The pending entries that expired before a trusted time, oldest first.
     ///
     /// # Errors
     ///
     /// As [`get_by_id`](Self::get_by_id).
     fn find_expired(&self, before: Timestamp, limit: usize) -> Result<Vec<Entry>> {
-        self.find(&read::expired(before), read::oldest(limit))
+        age::find(self, &read::expired(before), limit)
     }
 
     /// The ids of the oldest entries that still await somebody.
@@ -382,17 +400,17 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
         self.count(&read::filter(None, Some(domain), None))
     }
 
-    /// How many archived entries were archived before a time: as many as
+    /// How many archived entries were archived before a trusted time: as many as
     /// [`purge_archived_before`](Self::purge_archived_before) would purge.
     ///
     /// # Errors
     ///
     /// As [`get_by_id`](Self::get_by_id).
     fn count_archived_before(&self, before: Timestamp) -> Result<u64> {
-        self.count(&read::aged(Status::Archived, before))
+        age::count(self, &read::aged(Status::Archived, before))
     }
 
-    /// What maintenance could do.
+    /// What maintenance could do at a trusted time.
     ///
     /// # Errors
     ///
@@ -596,8 +614,8 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
         write::delete(self, id)
     }
 
-    /// Expires the pending entries whose time ran out before `before`, in chunks; answers with
-    /// how many.
+    /// Expires the pending entries whose time ran out before `before`, a trusted time, in chunks;
+    /// answers with how many.
     ///
     /// # Errors
     ///
@@ -606,8 +624,8 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
         sweep::sweep_all(self, Sweep::Expire, before, chunk, act)
     }
 
-    /// Archives the entries that stand in a final status since before `before`, in chunks;
-    /// answers with how many. Nothing happens to entries in any other status.
+    /// Archives the entries that stand in a final status since before `before`, a trusted time, in
+    /// chunks; answers with how many. Nothing happens to entries in any other status.
     ///
     /// # Errors
     ///
@@ -633,7 +651,8 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
         write::purge_archived(self, ids)
     }
 
-    /// Purges the entries that were archived before a time, in chunks; answers with how many.
+    /// Purges the entries that were archived before a trusted time, in chunks; answers with how
+    /// many.
     ///
     /// # Errors
     ///
@@ -704,7 +723,7 @@ pub trait FailedOperationRepository: Send + Sync + Debug {
     }
 
     /// Lets all summaries age: active ones become stale, stale ones archived, each after its days
-    /// and one step at a time.
+    /// and one step at a time. `now` is a trusted time.
     ///
     /// # Errors
     ///

@@ -7,10 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::setting::{self, Setting};
-use crate::entry::{NewFailure, Timestamp, normalize_domain};
+use crate::entry::{NewFailure, normalize_domain};
 use crate::error::{Error, Result};
-
-const HOUR_MS: u64 = 60 * 60 * 1000;
 
 /// How the service treats entries. A service takes a new one at any time, without reopening.
 #[derive(Debug, Clone, PartialEq)]
@@ -269,15 +267,14 @@ impl DlqConfig {
 
     /// Fills in what a failure leaves open: its cap, of its domain or of all, and when it expires.
     /// [`DlqService::store_failure`](crate::DlqService::store_failure) does it by itself.
-    pub fn complete(&self, failure: &mut NewFailure, now: Timestamp) {
+    pub fn complete(&self, failure: &mut NewFailure) {
         let domain = normalize_domain(&failure.domain);
         let of_domain = domain.and_then(|domain| self.replay_domain_max_retries.get(&domain));
         let cap = of_domain.copied().unwrap_or(self.max_replay_attempts);
         failure.max_retries = failure.max_retries.or(Some(cap));
         // An entry that comes with a state was stored before; it keeps what it had.
         if failure.state.is_none() && failure.expires_at.is_none() {
-            let expires_ms = now.0.saturating_add(u64::from(self.expiry_hours) * HOUR_MS);
-            failure.expires_at = Some(Timestamp(expires_ms).min(Timestamp::MAX));
+            failure.expires_in = Some(Duration::from_hours(self.expiry_hours.into()));
         }
     }
 

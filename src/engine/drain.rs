@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use super::store::{Item, StoreError};
 use super::{Engine, Inner, lock};
 use crate::config::{Config, Durability};
-use crate::entry::NewFailure;
+use crate::entry::{NewFailure, Timestamp};
 use crate::env::{Disk, Env};
 use crate::error::{Error, Result};
 use crate::format::{self, DrainedBody, EntryBody, Kind};
@@ -140,7 +140,11 @@ impl Inner {
             return Ok(0);
         }
         let frames = frames.iter().filter(|frame| frame.header.kind == Kind::Entry);
-        let bodies: Vec<_> = frames.map(format::decode_body).collect();
+        let bodies = frames.map(|frame| {
+            let decoded = format::decode_body::<EntryBody>(frame);
+            decoded.map(|body| self.renewed(body, frame.header.time_ms))
+        });
+        let bodies: Vec<_> = bodies.collect();
         // A body that cannot be read cannot come home; what it says must stay somewhere.
         if !sound || bodies.iter().any(Result::is_err) {
             self.keep_damaged(file)?;
@@ -148,6 +152,19 @@ impl Inner {
         let entries = self.bring_home(file.uuid, bodies.into_iter().flatten().collect())?;
         self.remove_fallback(&file.path)?;
         Ok(entries)
+    }
+
+    /// Nobody knows on which side of a jump of the wall clock a file was written. Unless it was
+    /// within [`Config::max_jump_s`] before now, an entry of it still lives as long as it should have
+    /// when it was spilled.
+    fn renewed(&self, mut body: EntryBody, spilled_ms: u64) -> EntryBody {
+        let now_ms = self.env.wall_ms();
+        let max_jump_ms = self.config.max_jump_s.saturating_mul(1000);
+        if !(now_ms.saturating_sub(max_jump_ms)..=now_ms).contains(&spilled_ms) {
+            let later = |at: Timestamp| Timestamp(now_ms).later(at.0.saturating_sub(spilled_ms));
+            body.state.expires_at = body.state.expires_at.map(later);
+        }
+        body
     }
 
     /// Stores the entries of a file, batch by batch, then the fact that all of them are there.

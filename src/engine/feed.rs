@@ -11,7 +11,6 @@ use super::bell::Bell;
 use super::lock;
 use super::notice::{Notice, NoticeTakers};
 use super::store::Reservations;
-use crate::entry::Timestamp;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::format::{SummaryBody, Tally, Totals};
@@ -204,8 +203,7 @@ impl Observer for Feed {
                 self.keys.release(key);
             }
         }
-        let at = || Timestamp(self.env.wall_ms());
-        self.takers.tell(|| Notice { at: at(), ..Notice::of(records) });
+        self.takers.tell(|| Notice { at_ms: self.env.monotonic_ms(), ..Notice::of(records) });
         self.bell.ring();
         let changed = records.iter().any(|record| matches!(record.row, Row::Change { .. }));
         if let Some(compact) = self.compact.as_ref().filter(|_| changed) {

@@ -14,8 +14,8 @@ use crate::log::{Committed, Control, Row};
 #[non_exhaustive]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Notice {
-    /// When they happened, by the clock of the repository.
-    pub at: Timestamp,
+    /// When they happened, by the monotonic clock of the repository.
+    pub at_ms: u64,
     /// An entry was stored.
     pub is_stored: bool,
     /// An entry changed or was removed, so that older bytes are dead.

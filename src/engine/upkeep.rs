@@ -154,6 +154,7 @@ impl Inner {
             if self.is_stopping() {
                 return;
             }
+            let doubts = self.tend_clock(false);
             if let Err(error) = self.prepare_ahead() {
                 tracing::warn!(%error, "the next segment could not be prepared");
             }
@@ -162,7 +163,8 @@ impl Inner {
             }
             let drains = self.drain_if_due(&mut drain);
             let watches = self.watch_if_due(&mut watched_ms);
-            let has_come = bell.wait(drains.into_iter().chain(watches).min());
+            let times = drains.into_iter().chain(watches).chain(doubts);
+            let has_come = bell.wait(times.min());
             drain.wanted = true;
             // Whoever put a file there may wait for it; groups come thousands of times a second.
             if has_come && drain.pause_ms == DRAIN_PAUSE_MS {

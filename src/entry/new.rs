@@ -1,6 +1,7 @@
 //! A failure on its way in: given by the host or read from an exported line, made fit to store.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
@@ -93,6 +94,9 @@ pub struct NewFailure {
     pub max_retries: Option<u32>,
     /// When the entry expires, while pending.
     pub expires_at: Option<Timestamp>,
+    /// If nobody says when: how long after it was stored, however long it waited before. So a wall
+    /// clock that jumps while it waits does not age it.
+    pub expires_in: Option<Duration>,
     /// The entry is not due before this time.
     pub not_before: Option<Timestamp>,
     /// When it failed; `None` means now.
@@ -268,7 +272,12 @@ impl NewFailure {
         if state.recommended_action.is_empty() {
             state.recommended_action.clone_from(&self.recommended_action);
         }
-        state.expires_at = state.expires_at.or(self.expires_at);
+        let by_age = |life: Duration| {
+            let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+            Timestamp(now.0.saturating_add(life_ms)).min(Timestamp::MAX)
+        };
+        let expires_at = self.expires_at.or(self.expires_in.map(by_age));
+        state.expires_at = state.expires_at.or(expires_at);
         state.not_before = state.not_before.or(self.not_before);
         state.park_at_cap();
         state.leave_replay();
@@ -500,6 +509,7 @@ impl<'de> Deserialize<'de> for NewFailure {
             key: line.key,
             max_retries: line.max_retries,
             expires_at: line.expires_at,
+            expires_in: None,
             not_before: line.not_before,
             created_at: line.created_at,
             runnable: false,

@@ -192,7 +192,7 @@ impl Entry {
             && filter.failure_type.as_ref().is_none_or(|kind| operation.failure_type == *kind)
             && filter.created_from.is_none_or(|from| operation.created_at >= from)
             && filter.created_to.is_none_or(|to| operation.created_at <= to)
-            && filter.due_at.is_none_or(|at| self.not_before.is_none_or(|due| due <= at))
+            && filter.due_at.is_none_or(|at| self.is_due(at))
             && filter.expires_before.is_none_or(|before| operation.expires_before(before))
             && filter
                 .aged_before

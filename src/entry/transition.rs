@@ -62,6 +62,12 @@ pub const AUTO_REPLAY: &str = "auto_replay";
 /// The resolution of an entry that nobody wanted any more.
 pub const DUPLICATE_SKIP: &str = "duplicate_skip";
 
+/// The longest delay that follows an attempt: the longest wish, spread by a fifth.
+pub(crate) const DELAY_MS_MAX: u64 = WISH_MS_MAX / 5 * 6;
+/// The longest delay that an entry or the other side may ask for. A wish beyond it is most likely
+/// a slip of a clock, and must not put the entry away for good.
+pub(crate) const WISH_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
 /// The outcome of an attempt that has none yet.
 const STARTED: &str = "started";
 /// The outcome of an attempt that was cut off.
@@ -124,6 +130,11 @@ impl FailedOperation {
 }
 
 impl Entry {
+    /// As [`State::is_due`].
+    pub(crate) fn is_due(&self, at: Timestamp) -> bool {
+        is_due(self.not_before, self.operation.updated_at, at)
+    }
+
     /// As [`State::is_started`].
     pub(crate) fn is_started(&self) -> bool {
         is_last(&self.attempts, STARTED)
@@ -135,7 +146,20 @@ impl Entry {
     }
 }
 
+/// Whether nothing holds an entry back at a time, given when its state was written. A delay that
+/// is longer than any handler may ask for, of a state that is of the future, was meant by a wall
+/// clock that went back since.
+pub(super) fn is_due(not_before: Option<Timestamp>, updated_at: Timestamp, at: Timestamp) -> bool {
+    let Some(due) = not_before else { return true };
+    due <= at || (due.0 - at.0 > DELAY_MS_MAX && updated_at > at)
+}
+
 impl State {
+    /// Whether nothing holds the entry back at this time.
+    pub(crate) fn is_due(&self, at: Timestamp) -> bool {
+        is_due(self.not_before, self.updated_at, at)
+    }
+
     /// Whether another attempt may be charged.
     pub fn can_retry(&self) -> bool {
         self.retry_count < self.max_retries

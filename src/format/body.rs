@@ -161,13 +161,15 @@ pub struct Jump {
     pub to: Timestamp,
 }
 
-/// A jump that was believed, for times that were written before it.
+/// A jump of the wall clock, for times that were written before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shift {
     /// Records below this sequence number were written before the jump.
     pub lsn: u64,
     /// How far the clock jumped, in milliseconds.
     pub ms: i64,
+    /// When, by the wall clock since then: later jumps are added.
+    pub at: Timestamp,
 }
 
 /// The body of a clock record: what was known of the time when it was written.
@@ -183,7 +185,7 @@ pub struct ClockBody {
     pub jumps: u64,
     /// The last of them.
     pub last_jump: Option<Jump>,
-    /// The newest of those that were believed, oldest first.
+    /// Those that records were written before, by rising numbers.
     pub shifts: Vec<Shift>,
 }
 

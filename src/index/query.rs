@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::entry::{Filter, Order, Page, Status};
+use crate::entry::{DELAY_MS_MAX, Filter, Order, Page, Status};
 use crate::error::Result;
 use crate::format::TIME_NONE;
 
@@ -444,6 +444,8 @@ impl Layers {
 
     fn is_due(&self, ordinal: u32, at: u64) -> Verdict {
         match self.get(ordinal) {
+            // A wall clock that went back since may have meant it; the record knows.
+            Some((_, latest)) if latest > at.saturating_add(DELAY_MS_MAX) => Verdict::Ask,
             Some((earliest, _)) if earliest > at => Verdict::No,
             Some((_, latest)) if latest > at => Verdict::Ask,
             _ => Verdict::Yes,

@@ -21,11 +21,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::entry::Timestamp;
 use crate::env::{Env, Lock, OpenMode, read_exact_at};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    self, Checkpoint, Frame, LockNote, Loss, Predecessor, SegmentEnd, SegmentHeader, SegmentItem,
-    SegmentSet, StoreHeader, Summary, Totals,
+    self, Checkpoint, ClockBody, Frame, LockNote, Loss, Predecessor, SegmentEnd, SegmentHeader,
+    SegmentItem, SegmentSet, StoreHeader, Summary, Totals,
 };
 
 use super::account::{Account, Claim, Part};
@@ -251,7 +252,7 @@ impl Opening<'_> {
     fn begin_empty(mut self) -> Result<Opened> {
         let next_lsn = self.checkpoint.map_or(1, |checkpoint| checkpoint.last_lsn + 1);
         let number = self.checkpoint.map_or(1, |checkpoint| checkpoint.segment + 1);
-        let mut set = SegmentSet::default();
+        let mut set = SegmentSet { clock: self.first_clock(), ..SegmentSet::default() };
         if next_lsn > 1 {
             self.lose_last(&mut set, 0, 0);
         }
@@ -262,6 +263,12 @@ impl Opening<'_> {
             footer_crc: 0,
         });
         self.begin(number, predecessor, set, Vec::new(), next_lsn)
+    }
+
+    /// What is known of the time when nothing is: whatever the wall clock shows.
+    fn first_clock(&self) -> ClockBody {
+        let now = Timestamp(self.env.wall_ms());
+        ClockBody { wall: now, trusted: now, ..ClockBody::default() }
     }
 
     /// The newest segment cannot be read at all: its records are lost, the rest goes on.

@@ -159,22 +159,28 @@ impl From<SummaryBody> for EvictedSummary {
 }
 
 /// The status that a summary is old enough for, if it is one that it does not have yet. What is
-/// exactly as old is not older.
+/// exactly as old is not older. `trusted` makes a trusted time of one that was written.
 pub(crate) fn age(
     summary: &EvictedSummary,
     bounds: &Bounds,
     now: Timestamp,
+    trusted: impl Fn(Timestamp) -> Timestamp,
 ) -> Option<SummaryStatus> {
     let next = match summary.status {
         SummaryStatus::Active => SummaryStatus::Stale,
         _ => SummaryStatus::Archived,
     };
-    ages_at(summary, bounds).filter(|at| *at <= now).map(|_| next)
+    ages_at(summary, bounds, trusted).filter(|at| *at <= now).map(|_| next)
 }
 
-/// When a summary comes into its next status, if nobody changes it.
-pub(crate) fn ages_at(summary: &EvictedSummary, bounds: &Bounds) -> Option<Timestamp> {
+/// When a summary comes into its next status, if nobody changes it; `trusted` as for [`age`].
+pub(crate) fn ages_at(
+    summary: &EvictedSummary,
+    bounds: &Bounds,
+    trusted: impl Fn(Timestamp) -> Timestamp,
+) -> Option<Timestamp> {
     let after = |since: Timestamp, days: u32| {
+        let since = trusted(since);
         // It must be exceeded.
         Timestamp(since.0.saturating_add(u64::from(days).saturating_mul(DAY_MS)).saturating_add(1))
     };

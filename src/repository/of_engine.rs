@@ -4,6 +4,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use super::{FailedOperationRepository, Maintained, Maintenance};
+use crate::clock::{ClockStatus, Timeline};
 use crate::config::{Bounds, Durability};
 use crate::engine::{
     Accounting, BatchError, Changed, Decision, Engine, Facets, Leases, NoticeTaker, Space, Spilled,
@@ -82,6 +83,14 @@ impl FailedOperationRepository for Engine {
 
     fn now(&self) -> Timestamp {
         Timestamp(self.env().wall_ms())
+    }
+
+    fn timeline(&self) -> Timeline {
+        Self::timeline(self)
+    }
+
+    fn clock(&self) -> Option<ClockStatus> {
+        Some(Self::clock(self))
     }
 
     fn monotonic_ms(&self) -> u64 {

@@ -135,7 +135,7 @@ pub fn get_cleanup_stats<R: FailedOperationRepository + ?Sized>(
     Ok(CleanupStats {
         total: statistics.total,
         by_status: statistics.by_status,
-        resolved_older_than_30_days: repository.count(&resolved)?,
+        resolved_older_than_30_days: super::age::count(repository, &resolved)?,
         archived_older_than_90_days: repository
             .count_archived_before(days_before(now, ARCHIVED_DAYS))?,
     })

@@ -152,8 +152,7 @@ pub fn acquire_batch<R: FailedOperationRepository + ?Sized>(
     for ids in ids.chunks(ACQUIRE_CHUNK) {
         let changed = repository.change_all(ids, &mut |entry| {
             let mut state = entry.state();
-            let due = state.not_before.is_none_or(|due| due <= now);
-            if state.status != Status::Pending || !state.can_retry() || !due {
+            if state.status != Status::Pending || !state.can_retry() || !state.is_due(now) {
                 return Ok(Decision::Keep);
             }
             leased.push(grant(repository, entry.operation.id, &mut state, lease));
@@ -336,10 +335,12 @@ fn is_stale<R: FailedOperationRepository + ?Sized>(
     let Some(older_than) = older_than else {
         return !lease_of(entry).is_some_and(|leased| holds(repository, entry, leased));
     };
-    // Of another process's lease only the wall clock knows.
-    let age_ms = held_ms(repository, entry)
-        .unwrap_or_else(|| repository.now().0.saturating_sub(entry.operation.updated_at.0));
-    age_ms > millis(older_than)
+    let age_ms = held_ms(repository, entry).or_else(|| {
+        // Of another process's lease only the wall clock knows; if that went back since, nobody
+        // does, and the process is gone.
+        repository.now().0.checked_sub(entry.operation.updated_at.0)
+    });
+    age_ms.is_none_or(|age_ms| age_ms > millis(older_than))
 }
 
 fn lost(leased: Leased) -> Error {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{FailedOperationRepository, Maintained, Maintenance};
-use crate::entry::{Status, Timestamp};
+use crate::entry::{EntryId, Status, Timestamp};
 use crate::error::Result;
 use crate::overflow::{self, Overflow, SummaryStatus, Waiting};
 
@@ -40,7 +40,7 @@ pub fn maintain<R: FailedOperationRepository + ?Sized>(
     repository: &R,
     maintenance: Maintenance,
 ) -> Result<Option<Maintained>> {
-    let (bounds, now) = (repository.bounds(), repository.now());
+    let (bounds, now) = (repository.bounds(), repository.trusted_now());
     if maintenance == Maintenance::Evict {
         if !bounds.is_limited() {
             return Ok(None);
@@ -50,7 +50,10 @@ pub fn maintain<R: FailedOperationRepository + ?Sized>(
     }
     let aged = repository.age_summaries(now)?;
     let summaries = repository.summaries()?;
-    let next_at = summaries.iter().filter_map(|summary| overflow::ages_at(summary, &bounds)).min();
+    let timeline = repository.timeline();
+    let ages_at =
+        |summary| overflow::ages_at(summary, &bounds, |at| timeline.latest(at, EntryId(0)));
+    let next_at = summaries.iter().filter_map(ages_at).min();
     Ok(Some(Maintained { items: aged.stale_count + aged.archived_count, next_at }))
 }
 
@@ -58,10 +61,10 @@ pub fn age<R: FailedOperationRepository + ?Sized>(
     repository: &R,
     now: Timestamp,
 ) -> Result<SummariesAged> {
-    let bounds = repository.bounds();
+    let (bounds, timeline) = (repository.bounds(), repository.timeline());
     let mut aged = SummariesAged::default();
     repository.change_summaries(&mut |summary| {
-        let status = overflow::age(summary, &bounds, now)?;
+        let status = overflow::age(summary, &bounds, now, |at| timeline.latest(at, EntryId(0)))?;
         match status {
             SummaryStatus::Stale => aged.stale_count += 1,
             _ => aged.archived_count += 1,

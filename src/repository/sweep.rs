@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::FailedOperationRepository;
+use super::age::Old;
 use super::read::{aged, expired, oldest};
 use super::write::{CHANGES_AT_ONCE, count, record};
 use crate::engine::Decision;
-use crate::entry::{Act, Cause, EntryId, Filter, Page, State, Status, Timestamp};
+use crate::entry::{Act, Cause, EntryId, Filter, State, Status, Timestamp};
 use crate::error::Result;
 
 /// A way in which entries age.
@@ -76,15 +77,13 @@ pub fn sweep_all<R: FailedOperationRepository + ?Sized>(
     act: Option<&Act>,
 ) -> Result<u64> {
     let Some(filter) = sweep.filter(before) else { return Ok(0) };
+    let old = Old::new(&filter, repository.timeline());
     let mut total = 0;
-    let mut after = None;
-    loop {
-        let page = Page { after, ..oldest(chunk.max(1)) };
-        let ids = repository.select(&filter, page)?;
-        let Some(last) = ids.last() else { return Ok(total) };
-        after = Some(*last);
-        total += change(repository, sweep, &filter, &ids, act)?;
-    }
+    old.each_chunk(repository, chunk, &mut |ids| {
+        total += change(repository, sweep, &old, ids, act)?;
+        Ok(())
+    })?;
+    Ok(total)
 }
 
 /// Sweeps the oldest entries that match, at most so many.
@@ -96,22 +95,29 @@ pub fn sweep_some<R: FailedOperationRepository + ?Sized>(
     act: Option<&Act>,
 ) -> Result<u64> {
     let Some(filter) = sweep.filter(before) else { return Ok(0) };
-    let ids = repository.select(&filter, oldest(limit))?;
-    change(repository, sweep, &filter, &ids, act)
+    let timeline = repository.timeline();
+    let is_plain = timeline.is_plain();
+    let old = Old::new(&filter, timeline);
+    let ids = if is_plain {
+        repository.select(&filter, oldest(limit))?
+    } else {
+        old.ids(repository)?.into_iter().take(limit).collect()
+    };
+    change(repository, sweep, &old, &ids, act)
 }
 
-/// Changes these entries, each if it still matches when its turn comes.
+/// Changes these entries, each if it is still old enough when its turn comes.
 fn change<R: FailedOperationRepository + ?Sized>(
     repository: &R,
     sweep: Sweep,
-    filter: &Filter,
+    old: &Old<'_>,
     ids: &[EntryId],
     act: Option<&Act>,
 ) -> Result<u64> {
     let mut total = 0;
     for ids in ids.chunks(CHANGES_AT_ONCE) {
         let changed = repository.change_all(ids, &mut |entry| {
-            if !entry.matches(filter) {
+            if !old.means(entry) {
                 return Ok(Decision::Keep);
             }
             let mut state = entry.state();
@@ -128,16 +134,22 @@ fn change<R: FailedOperationRepository + ?Sized>(
 }
 
 /// Asks only whether something matches, so the index answers; a span that doubles and is then
-/// halved needs some twenty questions for a year.
+/// halved needs some twenty questions for a year. Where the wall clock jumped, what may match
+/// counts: a sweep comes too early rather than too late.
 pub fn next_sweep<R: FailedOperationRepository + ?Sized>(
     repository: &R,
     sweep: Sweep,
     from: Timestamp,
     within: Duration,
 ) -> Result<Option<Timestamp>> {
+    let timeline = repository.timeline();
     let finds = |before: u64| -> Result<bool> {
         let Some(filter) = sweep.filter(Timestamp(before)) else { return Ok(false) };
-        Ok(!repository.select(&filter, oldest(1))?.is_empty())
+        if !repository.select(&filter, oldest(1))?.is_empty() {
+            return Ok(true);
+        }
+        let Some((wide, below)) = timeline.widened(&filter) else { return Ok(false) };
+        Ok(repository.select(&wide, oldest(1))?.first().is_some_and(|id| *id < below))
     };
     let latest = Timestamp::MAX.0;
     if !finds(latest)? {

@@ -86,6 +86,9 @@ pub enum DlqEvent {
     },
     /// More domains are in use than expected.
     DlqDomainCardinality { domains: u64, threshold: u64 },
+    /// The wall clock jumped: what it showed, and what it should have shown. Entries age by it only
+    /// if it is believed, see [`ClockStatus`](crate::ClockStatus).
+    DlqClockJumped { from: Timestamp, to: Timestamp, believed: bool },
     /// The store does not take new entries, or does again.
     DlqHealthChanged { healthy: bool, reason: Option<String> },
 }

@@ -1,7 +1,8 @@
 //! Letting entries age: expire, archive, purge. Statuses only; space is given back elsewhere.
 //!
 //! An age is measured from the moment an entry came into its status, and must be exceeded: what
-//! is exactly as old is not older. The announcement of a purge and the purge are one query.
+//! is exactly as old is not older. The announcement of a purge and the purge are one query. All of
+//! it goes by the trusted time of the repository, so a wall clock that is wrong ends nothing early.
 
 use serde::Serialize;
 
@@ -41,7 +42,7 @@ impl DlqService {
     pub fn expire_entries(&self, act: Option<&Act>) -> DlqResult<u64> {
         let repository = self.repository()?;
         let chunk = self.config().batch_size as usize;
-        let count = repository.expire(repository.now(), chunk, act)?;
+        let count = repository.expire(repository.trusted_now(), chunk, act)?;
         self.tell_maintenance(&*repository, "expire", count, act);
         Ok(count)
     }
@@ -62,7 +63,7 @@ impl DlqService {
         let repository = self.repository()?;
         let chunk = config.resolve_batch_chunk_size as usize;
         let days = older_than_days.unwrap_or(config.archive_older_than_days);
-        let before = |days| days_before(repository.now(), days);
+        let before = |days| days_before(repository.trusted_now(), days);
         let mut count = repository.archive_before(Status::Resolved, before(days), chunk, act)?;
         for status in [Status::Rejected, Status::Expired, Status::PermanentlyFailed] {
             let retained = before(config.retention_days);
@@ -100,7 +101,7 @@ impl DlqService {
             PurgeSelection::Ids(ids) => repository.purge_archived(ids)?,
             PurgeSelection::OlderThanDays(days) => {
                 let chunk = self.config().resolve_batch_chunk_size as usize;
-                let before = days_before(repository.now(), *days);
+                let before = days_before(repository.trusted_now(), *days);
                 repository.purge_archived_before(before, chunk)?
             }
         };
@@ -144,7 +145,8 @@ impl DlqService {
     /// As [`expire_entries`](Self::expire_entries).
     pub fn count_archived_older_than(&self, older_than_days: u32) -> DlqResult<u64> {
         let repository = self.repository()?;
-        Ok(repository.count_archived_before(days_before(repository.now(), older_than_days))?)
+        Ok(repository
+            .count_archived_before(days_before(repository.trusted_now(), older_than_days))?)
     }
 
     /// What maintenance could do.
@@ -154,7 +156,7 @@ impl DlqService {
     /// As [`expire_entries`](Self::expire_entries).
     pub fn get_cleanup_stats(&self) -> DlqResult<CleanupStats> {
         let repository = self.repository()?;
-        Ok(repository.get_cleanup_stats(repository.now())?)
+        Ok(repository.get_cleanup_stats(repository.trusted_now())?)
     }
 
     /// Tells what maintenance did, if it did anything.

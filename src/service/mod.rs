@@ -26,7 +26,7 @@ mod test_entry;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -107,6 +107,8 @@ struct Inner {
     told: summaries::Told,
     /// Guards what is known of the health.
     condition: Mutex<Condition>,
+    /// Jumps of the wall clock, as the open repository counts them, that listeners know of.
+    jumps_told: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -206,6 +208,7 @@ impl DlqServiceBuilder {
             domains: store::Domains::default(),
             told: summaries::Told::default(),
             condition: Mutex::new(condition),
+            jumps_told: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
         DlqService { inner: Arc::clone(&inner), caller: None, _owner: Arc::new(Owner { inner }) }
@@ -310,7 +313,7 @@ impl DlqService {
 
     /// Does a little of the work that no call waits for: writes a batch of the outbox and does a
     /// part of each sweep if it is due, and lets the repository do its own. What a sweep fails with
-    /// is in [`schedule`](Self::schedule).
+    /// is in [`schedule`](Self::schedule). Tells of a wall clock that jumped.
     ///
     /// # Errors
     ///
@@ -324,6 +327,7 @@ impl DlqService {
         self.inner.step_schedule(&repository);
         let stepped = repository.step();
         self.inner.tell_of_evictions(&*repository);
+        self.inner.tell_of_jumps(&*repository);
         stepped?;
         if self.inner.condition().has(Trouble::Space) {
             self.inner.look_at_space();
@@ -331,9 +335,9 @@ impl DlqService {
         Ok(())
     }
 
-    /// Closes the service for all its handles: ends what runs by itself, takes no more failures, writes what waits in the
-    /// outbox, puts what cannot be written in time into fallback files, closes the repository and
-    /// frees its lock. Later calls answer [`Error::Closed`]. Closing twice is no error.
+    /// Closes the service for all its handles: ends what runs by itself, takes no more failures,
+    /// writes what waits in the outbox, puts what cannot be written in time into fallback files,
+    /// closes the repository and frees its lock. Later calls answer [`Error::Closed`]. Closing twice is no error.
     ///
     /// # Errors
     ///
@@ -402,6 +406,21 @@ impl Inner {
     /// Tells the listeners of something that no caller did.
     pub fn tell_now(&self, event: DlqEvent) {
         self.tell(None, AuditRecord { at: self.access.now(), actor: None, event });
+    }
+
+    /// Tells the listeners when the wall clock jumped since they were told: of the last jump, if
+    /// nobody looked in between.
+    pub fn tell_of_jumps(&self, repository: &dyn FailedOperationRepository) {
+        let Some(clock) = repository.clock() else { return };
+        let Some(jump) = clock.last_jump else { return };
+        let told = self.jumps_told.fetch_max(clock.jumps_since_open, Ordering::Relaxed);
+        if told < clock.jumps_since_open {
+            let believed = clock.pending.is_none();
+            let (from, to) = (jump.from, jump.to);
+            // What was due at some time may be due at any other now.
+            self.reschedule();
+            self.tell_now(DlqEvent::DlqClockJumped { from, to, believed });
+        }
     }
 
     fn tell(&self, caller: Option<&caller::LateCaller>, record: AuditRecord) {

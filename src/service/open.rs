@@ -2,6 +2,7 @@
 //! opened again at most once a second while that fails.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::health::Trouble;
@@ -91,6 +92,14 @@ impl Access {
         }
     }
 
+    /// The time by which entries age; what the wall clock shows while no repository is open.
+    pub fn trusted_now(&self) -> Timestamp {
+        match self.current() {
+            Some(repository) => repository.trusted_now(),
+            None => self.now(),
+        }
+    }
+
     pub fn monotonic_ms(&self) -> u64 {
         match &self.source {
             Source::Given(repository) => repository.monotonic_ms(),
@@ -175,6 +184,7 @@ impl Inner {
                 }
                 _ => {
                     self.schedule_for(&repository);
+                    self.tell_of_jumps(&*repository);
                     return Ok(repository);
                 }
             }
@@ -209,6 +219,8 @@ impl Inner {
                 self.settle_health();
                 self.reschedule();
                 self.schedule_for(&repository);
+                self.jumps_told.store(0, Ordering::Relaxed);
+                self.tell_of_jumps(&*repository);
                 Ok(repository)
             }
             Err((trouble, source)) => {

@@ -181,7 +181,7 @@ impl DlqService {
     /// As [`get_pending_entries`](Self::get_pending_entries).
     pub fn get_expired_entries(&self) -> DlqResult<Vec<Entry>> {
         let repository = self.repository()?;
-        Ok(repository.find_expired(repository.now(), usize::MAX)?)
+        Ok(repository.find_expired(repository.trusted_now(), usize::MAX)?)
     }
 
     /// The entry with this id; `None` when there is none.

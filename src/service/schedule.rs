@@ -28,6 +28,10 @@ use crate::repository::FailedOperationRepository;
 mod agenda;
 mod work;
 
+/// Nobody is told when the wall clock is set, so the thread looks so often while anything is due
+/// at some time.
+const SLEEP_MAX: Duration = Duration::from_hours(1);
+
 pub use agenda::{Job, JobStats};
 
 use agenda::{Agenda, Moment, Plan, Ran};
@@ -193,6 +197,9 @@ impl Inner {
         let board = &self.schedule.board;
         let _running = Running(board);
         loop {
+            if let Some(repository) = self.access.current() {
+                self.tell_of_jumps(&*repository);
+            }
             let now = self.moment();
             let mut state = board.state();
             if state.closed || state.agenda.has_ended() {
@@ -217,6 +224,7 @@ impl Inner {
             None => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(until_ms) => {
                 let wait = Duration::from_millis(until_ms.saturating_sub(now.monotonic_ms).max(1));
+                let wait = wait.min(SLEEP_MAX);
                 changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
             }
         };
@@ -314,9 +322,10 @@ impl Inner {
         }
     }
 
-    /// Both clocks now. The wall clock is the one by which entries age.
+    /// Both clocks now.
     fn moment(&self) -> Moment {
-        Moment { wall: self.access.now(), monotonic_ms: self.access.monotonic_ms() }
+        let trusted = self.access.trusted_now();
+        Moment { trusted, monotonic_ms: self.access.monotonic_ms() }
     }
 }
 

@@ -141,7 +141,7 @@ impl DlqService {
         if let Err(error) = failure.check() {
             return inner.give_back(&Refused::BadInput(error).reason(), failure, caller.as_ref());
         }
-        config.complete(&mut failure, inner.now());
+        config.complete(&mut failure);
         inner.tell_of_rejected_domain(&failure.domain, caller.as_ref());
         let durability = options.durability.unwrap_or_else(|| inner.access.durability());
         let by_setting = if config.outbox_enabled { StoreMode::Async } else { StoreMode::Sync };

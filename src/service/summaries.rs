@@ -90,7 +90,7 @@ impl DlqService {
     /// As [`evict_overflow`](Self::evict_overflow).
     pub fn age_summaries(&self) -> DlqResult<SummariesAged> {
         let repository = self.repository()?;
-        Ok(repository.age_summaries(repository.now())?)
+        Ok(repository.age_summaries(repository.trusted_now())?)
     }
 }
 

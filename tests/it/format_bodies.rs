@@ -209,7 +209,7 @@ mirror!(
 mirror!("segment end", "segment end", SegmentEnd { end: u64, footer_crc: u32, folded_lsn: u64 });
 mirror!("pending jump", "pending jump", PendingJump { wall: Time, uptime_ms: u64 });
 mirror!("jump", "jump", Jump { from: Time, to: Time });
-mirror!("shift", "shift", Shift { lsn: u64, ms: i64 });
+mirror!("shift", "shift", Shift { lsn: u64, ms: i64, at: Time });
 mirror!("clock", "clock body", ClockBody {
     wall: Time,
     trusted: Time,
@@ -497,11 +497,11 @@ prop_compose! {
         pending in prop::option::of((time(), any::<u64>())),
         jumps in any::<u64>(),
         last_jump in prop::option::of((time(), time())),
-        shifts in prop::collection::vec(any::<(u64, i64)>(), 0..3),
+        shifts in prop::collection::vec((any::<u64>(), any::<i64>(), time()), 0..3),
     ) -> real::ClockBody {
         let pending = pending.map(|(wall, uptime_ms)| real::PendingJump { wall, uptime_ms });
         let last_jump = last_jump.map(|(from, to)| real::Jump { from, to });
-        let shifts = shifts.into_iter().map(|(lsn, ms)| real::Shift { lsn, ms }).collect();
+        let shifts = shifts.into_iter().map(|(lsn, ms, at)| real::Shift { lsn, ms, at }).collect();
         real::ClockBody { wall, trusted, pending, jumps, last_jump, shifts }
     }
 }

@@ -12,6 +12,7 @@ mod bounds;
 mod change;
 #[cfg(feature = "cli")]
 mod cli;
+mod clock;
 mod compact;
 mod contract;
 mod crash;

@@ -3,7 +3,6 @@
 use anyhow::Error;
 use deadletter::{Durability, NewFailure, Spilled, Stored};
 
-use crate::args::time_from_now;
 use crate::failure::{Exit, exit_of};
 use crate::settings::{Context, Work};
 
@@ -26,10 +25,7 @@ pub fn capture(context: &Context, failure: NewFailure, durability: Option<Durabi
         return Capture::Disabled;
     }
     let mut failure = failure;
-    match time_from_now(0) {
-        Ok(now) => settings.complete(&mut failure, now),
-        Err(cause) => return Capture::Lost(cause, None),
-    }
+    settings.complete(&mut failure);
     let engine = match context.open_writer(Work::Once) {
         Ok(engine) => engine,
         Err(cause) => return spill(context, failure, cause),

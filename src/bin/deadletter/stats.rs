@@ -58,6 +58,7 @@ fn collect(engine: &Engine, service: &DlqService) -> Result<Map<String, Value>> 
     all.insert("accounting".into(), serde_json::to_value(stats.accounting).context(act)?);
     all.insert("bytes".into(), serde_json::to_value(bytes).context(act)?);
     all.insert("cleanup".into(), serde_json::to_value(cleanup).context(act)?);
+    all.insert("clock".into(), serde_json::to_value(engine.clock()).context(act)?);
     all.insert("counters".into(), serde_json::to_value(stats.counters).context(act)?);
     all.insert("health".into(), health(engine)?);
     Ok(all)

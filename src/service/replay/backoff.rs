@@ -5,13 +5,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::config::DlqConfig;
-use crate::entry::{Entry, Timestamp};
+use crate::entry::{Entry, Timestamp, WISH_MS_MAX};
 
 /// The longest that doubling makes a delay: past an hour it saves nothing and hides the entry.
 const DELAY_MS_MAX: u64 = 60 * 60 * 1000;
-/// The longest delay that an entry or the other side may ask for. A wish beyond it is most likely
-/// a slip of a clock, and must not put the entry away for good.
-const WISH_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
 /// When an entry is due again whose attempt just failed: `retry_delay`, doubled with each charged
 /// attempt, up to an hour, give or take a fifth.

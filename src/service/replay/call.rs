@@ -177,8 +177,8 @@ impl Call<'_> {
             let limit = usize::try_from(WAITING_ENTRIES_MAX).unwrap_or(usize::MAX);
             let page = Page { order: Order::Oldest, offset: 0, limit, after: None };
             let entries = self.repository.find(&pending, page)?;
-            let waiting = entries.iter().filter_map(|entry| entry.not_before);
-            next_due = waiting.filter(|due| *due > now).min();
+            let waiting = entries.iter().filter(|entry| !entry.is_due(now));
+            next_due = waiting.filter_map(|entry| entry.not_before).min();
         }
         Ok(Left { remaining, next_due })
     }

@@ -73,7 +73,7 @@ impl Feed {
 /// What may be replayed; else it is counted why not.
 fn look(call: &Call<'_>, entry: &Entry) -> Result<Option<Candidate>> {
     let id = entry.operation.id;
-    if call.throttle.is_some() && entry.operation.expires_before(call.repository.now()) {
+    if call.throttle.is_some() && call.repository.timeline().has_expired(entry) {
         let expired = call.service.expire_found(call.repository, id)?;
         call.tally.skip(if expired.is_some() { Skip::TtlExpired } else { Skip::LostRace });
         return Ok(None);

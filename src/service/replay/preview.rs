@@ -53,8 +53,8 @@ impl DlqService {
         let repository = self.repository()?;
         let scope = options.scope();
         let (domain, failure_type) = (scope.domain.as_deref(), scope.failure_type.as_deref());
-        let now = repository.now();
-        let filter = due(now, domain, failure_type);
+        let timeline = repository.timeline();
+        let filter = due(repository.now(), domain, failure_type);
         let attempts = options.max.unwrap_or(u64::MAX);
         let remaining = self.count_due(options)?;
         let mut preview = ReplayPreview { remaining, ..ReplayPreview::default() };
@@ -68,7 +68,7 @@ impl DlqService {
                 if preview.due == attempts {
                     break;
                 }
-                if entry.operation.expires_before(now) {
+                if timeline.has_expired(&entry) {
                     // A replay lets it expire instead.
                     preview.skipped += 1;
                     continue;

@@ -175,7 +175,7 @@ impl DlqService {
             return Err(DlqError::NotFound { id: id.to_string() });
         };
         let status = entry.operation.status;
-        let is_past = entry.operation.expires_before(repository.now());
+        let is_past = repository.timeline().has_expired(&entry);
         if status == Status::Pending && is_past && self.expire_found(&*repository, id)?.is_some() {
             return Ok(refused(TTL_EXPIRED));
         }

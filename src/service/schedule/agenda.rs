@@ -24,9 +24,6 @@ const PERSISTENT: u32 = 3;
 /// So many panics are survived; one more, and what runs by itself ends.
 const PANICS_MAX: u32 = 3;
 
-/// A time before all others: something awaits the job already.
-const NOW: Timestamp = Timestamp(0);
-
 /// Work that runs by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -68,10 +65,10 @@ pub struct JobStats {
     pub next_due: Option<Timestamp>,
 }
 
-/// The two clocks at one moment.
+/// The two clocks at one moment: what entries age by, and what waits are measured by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    pub wall: Timestamp,
+    pub trusted: Timestamp,
     pub monotonic_ms: u64,
 }
 
@@ -106,10 +103,19 @@ pub struct Agenda {
     turn: usize,
 }
 
+/// From when on something awaits a job: whichever comes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Wanted {
+    /// By the trusted time: entries age.
+    at: Option<Timestamp>,
+    /// By the monotonic clock: somebody waits.
+    at_ms: Option<u64>,
+}
+
 #[derive(Debug, Default)]
 struct Task {
-    /// From when on something awaits it, by the wall clock.
-    wanted_at: Option<Timestamp>,
+    /// From when on something awaits it.
+    wanted: Wanted,
     /// It is not due before this monotonic time.
     hold_ms: u64,
     /// When its last whole turn ended, in monotonic milliseconds.
@@ -170,24 +176,56 @@ impl Job {
     }
 
     /// From when on what happened awaits it.
-    fn wanted_at(self, notice: &Notice, config: &DlqConfig) -> Option<Timestamp> {
+    fn wanted(self, notice: &Notice, config: &DlqConfig) -> Wanted {
         let days = |at: Option<Timestamp>, days: u32| at.map(|at| at.later(days_ms(days)));
         let lease_ms = u64::try_from(config.lease().as_millis()).unwrap_or(u64::MAX);
+        let after = |ms: u64| Wanted { at: None, at_ms: Some(notice.at_ms.saturating_add(ms)) };
         // What a change makes necessary waits for others, up to an interval.
-        let together = notice.at.later(self.interval_ms(config));
+        let together = after(self.interval_ms(config));
+        let never = Wanted::default();
         match self {
-            Self::Expire => notice.expires_at,
-            Self::Release => notice.is_leased.then(|| notice.at.later(lease_ms)),
-            Self::Overflow => notice.is_stored.then_some(notice.at),
+            Self::Expire => Wanted { at: notice.expires_at, at_ms: None },
+            Self::Release => {
+                if notice.is_leased {
+                    after(lease_ms)
+                } else {
+                    never
+                }
+            }
+            Self::Overflow => {
+                if notice.is_stored {
+                    after(0)
+                } else {
+                    never
+                }
+            }
             Self::Archive => {
                 let resolved = days(notice.resolved_at, config.archive_older_than_days);
                 let ended = days(notice.ended_at, config.retention_days);
-                earliest(resolved, ended)
+                Wanted { at: earliest(resolved, ended), at_ms: None }
             }
-            Self::Purge => days(notice.archived_at, config.purge_older_than_days),
-            Self::Summaries => notice.is_summarized.then_some(together),
-            Self::Checkpoint => Some(together),
+            Self::Purge => {
+                let at = days(notice.archived_at, config.purge_older_than_days);
+                Wanted { at, at_ms: None }
+            }
+            Self::Summaries => {
+                if notice.is_summarized {
+                    together
+                } else {
+                    never
+                }
+            }
+            Self::Checkpoint => together,
         }
+    }
+}
+
+impl Wanted {
+    /// Something awaits the job already: a time before all others.
+    const NOW: Self = Self { at: Some(Timestamp(0)), at_ms: None };
+
+    fn or(self, other: Self) -> Self {
+        Self { at: earliest(self.at, other.at), at_ms: earliest(self.at_ms, other.at_ms) }
     }
 }
 
@@ -208,7 +246,7 @@ impl Agenda {
         (self.random, self.is_told) = (random, is_told);
         let hold_ms = now.monotonic_ms.saturating_add(random % START_SPREAD_MS);
         for task in &mut self.tasks {
-            (task.wanted_at, task.hold_ms, task.last_ms) = (Some(NOW), hold_ms, None);
+            (task.wanted, task.hold_ms, task.last_ms) = (Wanted::NOW, hold_ms, None);
             (task.never, task.failures_in_row) = (false, 0);
         }
     }
@@ -217,7 +255,7 @@ impl Agenda {
     pub fn configure(&mut self, config: &DlqConfig) {
         self.config = config.clone();
         for task in &mut self.tasks {
-            (task.wanted_at, task.never) = (Some(NOW), false);
+            (task.wanted, task.never) = (Wanted::NOW, false);
         }
     }
 
@@ -257,7 +295,7 @@ impl Agenda {
     pub fn begin(&mut self, job: Job, now: Moment) {
         self.turn = job as usize + 1;
         if let Some(task) = self.tasks.get_mut(job as usize) {
-            (task.wanted_at, task.hold_ms) = (None, 0);
+            (task.wanted, task.hold_ms) = (Wanted::default(), 0);
             task.last_ms = Some(now.monotonic_ms);
         }
     }
@@ -267,12 +305,12 @@ impl Agenda {
         let Some(task) = self.tasks.get_mut(job as usize) else { return };
         task.runs += 1;
         task.items += ran.items;
-        (task.last_run, task.last_error) = (Some(now.wall), None);
+        (task.last_run, task.last_error) = (Some(now.trusted), None);
         (task.failures_in_row, task.never) = (0, ran.never);
-        let goes_on = ran.next_at.is_some_and(|at| at <= now.wall);
+        let goes_on = ran.next_at.is_some_and(|at| at <= now.trusted);
         task.last_ms = (!goes_on).then_some(now.monotonic_ms);
-        let next_at = if goes_on { Some(NOW) } else { ran.next_at };
-        task.wanted_at = earliest(task.wanted_at, next_at);
+        let next = Wanted { at: ran.next_at, at_ms: None };
+        task.wanted = task.wanted.or(if goes_on { Wanted::NOW } else { next });
     }
 
     /// A job failed; it is tried again after a pause.
@@ -280,10 +318,10 @@ impl Agenda {
         let Some(task) = self.tasks.get_mut(job as usize) else { return };
         task.failures += 1;
         task.failures_in_row = task.failures_in_row.saturating_add(1);
-        (task.last_run, task.last_error) = (Some(now.wall), Some(error));
+        (task.last_run, task.last_error) = (Some(now.trusted), Some(error));
         let pause_ms = job.pause_ms(task.failures_in_row, &self.config);
         task.hold_ms = now.monotonic_ms.saturating_add(pause_ms);
-        (task.wanted_at, task.last_ms) = (Some(NOW), None);
+        (task.wanted, task.last_ms) = (Wanted::NOW, None);
     }
 
     /// Whether a job failed so often in a row that somebody should know.
@@ -295,10 +333,12 @@ impl Agenda {
     pub fn hear(&mut self, notice: &Notice) -> bool {
         let mut is_earlier = false;
         for (job, task) in Job::ALL.iter().zip(&mut self.tasks) {
-            let wanted = job.wanted_at(notice, &self.config).filter(|_| !task.never);
-            let wanted = earliest(task.wanted_at, wanted);
-            is_earlier |= wanted != task.wanted_at;
-            task.wanted_at = wanted;
+            if task.never {
+                continue;
+            }
+            let wanted = task.wanted.or(job.wanted(notice, &self.config));
+            is_earlier |= wanted != task.wanted;
+            task.wanted = wanted;
         }
         is_earlier
     }
@@ -314,7 +354,7 @@ impl Agenda {
             last_error: task.last_error.clone(),
             next_due: self
                 .due_ms(*job, now)
-                .map(|due_ms| now.wall.later(due_ms.saturating_sub(now.monotonic_ms))),
+                .map(|due_ms| now.trusted.later(due_ms.saturating_sub(now.monotonic_ms))),
         });
         jobs.collect()
     }
@@ -326,19 +366,20 @@ impl Agenda {
         if interval_ms == 0 || task.never || !self.is_active() {
             return None;
         }
-        let wanted_at = if self.is_told { task.wanted_at? } else { NOW };
+        let wanted = if self.is_told { task.wanted } else { Wanted::NOW };
         let spread_ms = self.random % (interval_ms / SPREAD_SHARE).clamp(1, SPREAD_MAX_MS);
-        let ahead_ms = wanted_at.later(spread_ms).0.saturating_sub(now.wall.0);
-        let wanted_ms = match ahead_ms {
-            0 => 0,
-            ahead_ms => now.monotonic_ms.saturating_add(ahead_ms),
-        };
+        let aged_ms = wanted.at.map(|at| match at.later(spread_ms).0 {
+            past if past <= now.trusted.0 => 0,
+            due => now.monotonic_ms.saturating_add(due - now.trusted.0),
+        });
+        let waited_ms = wanted.at_ms.map(|at_ms| at_ms.saturating_add(spread_ms));
+        let wanted_ms = earliest(aged_ms, waited_ms)?;
         let turn_ms = task.last_ms.map_or(0, |last_ms| last_ms.saturating_add(interval_ms));
         Some(wanted_ms.max(task.hold_ms).max(turn_ms))
     }
 }
 
-fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+fn earliest<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     one.into_iter().chain(other).min()
 }
 
@@ -354,7 +395,7 @@ mod tests {
     const START: u64 = 1_700_000_000_000;
 
     fn at(monotonic_ms: u64) -> Moment {
-        Moment { wall: Timestamp(START + monotonic_ms), monotonic_ms }
+        Moment { trusted: Timestamp(START + monotonic_ms), monotonic_ms }
     }
 
     /// An agenda whose jobs have all looked, and found nothing, at the start of time.
@@ -380,9 +421,9 @@ mod tests {
     #[test]
     fn what_happens_decides_when_a_job_is_due() {
         let notice = Notice::default();
-        let stored = Notice { at: at(5).wall, is_stored: true, ..notice };
-        let changed = Notice { at: at(5).wall, is_changed: true, ..notice };
-        let day = Some(at(DAY).wall);
+        let stored = Notice { at_ms: 5, is_stored: true, ..notice };
+        let changed = Notice { at_ms: 5, is_changed: true, ..notice };
+        let day = Some(at(DAY).trusted);
         let checkpoint = (Job::Checkpoint, 300_005);
         for (notice, wanted) in [
             (stored, vec![(Job::Overflow, 60_000), checkpoint]),
@@ -391,13 +432,19 @@ mod tests {
                 Notice { expires_at: day, ..stored },
                 vec![(Job::Expire, DAY), (Job::Overflow, 60_000), checkpoint],
             ),
-            (Notice { expires_at: Some(NOW), ..changed }, vec![(Job::Expire, 60_000), checkpoint]),
+            (
+                Notice { expires_at: Some(Timestamp(0)), ..changed },
+                vec![(Job::Expire, 60_000), checkpoint],
+            ),
             (Notice { is_leased: true, ..changed }, vec![(Job::Release, 1_800_005), checkpoint]),
             (Notice { resolved_at: day, ..changed }, vec![(Job::Archive, 31 * DAY), checkpoint]),
-            (Notice { ended_at: Some(NOW), ..changed }, vec![(Job::Archive, DAY), checkpoint]),
+            (
+                Notice { ended_at: Some(Timestamp(0)), ..changed },
+                vec![(Job::Archive, DAY), checkpoint],
+            ),
             (Notice { archived_at: day, ..changed }, vec![(Job::Purge, 91 * DAY), checkpoint]),
             (
-                Notice { at: at(5).wall, is_summarized: true, ..notice },
+                Notice { at_ms: 5, is_summarized: true, ..notice },
                 vec![(Job::Summaries, DAY + 5), checkpoint],
             ),
         ] {
@@ -420,7 +467,7 @@ mod tests {
         for _ in 0..8 {
             let Plan::Run(job) = agenda.plan(at(0)) else { panic!("{agenda:?}") };
             agenda.begin(job, at(0));
-            let more = (job == Job::Expire).then_some(at(0).wall);
+            let more = (job == Job::Expire).then_some(at(0).trusted);
             agenda.end(job, Ran { items: 1, next_at: more, never: false }, at(0));
             order.push(job);
         }
@@ -446,7 +493,11 @@ mod tests {
     fn what_happens_while_a_job_runs_awaits_its_next_turn() {
         let mut agenda = settled(&DlqConfig::default());
         agenda.begin(Job::Expire, at(100_000));
-        agenda.hear(&Notice { is_stored: true, expires_at: Some(NOW), ..Notice::default() });
+        agenda.hear(&Notice {
+            is_stored: true,
+            expires_at: Some(Timestamp(0)),
+            ..Notice::default()
+        });
         agenda.end(Job::Expire, Ran::default(), at(100_000));
         assert_eq!(agenda.due_ms(Job::Expire, at(100_000)), Some(160_000));
     }
@@ -479,7 +530,7 @@ mod tests {
             }
             agenda.hear(&Notice {
                 is_stored: true,
-                expires_at: Some(at(DAY).wall),
+                expires_at: Some(at(DAY).trusted),
                 ..Notice::default()
             });
             (first, agenda.due_ms(Job::Expire, at(0)))

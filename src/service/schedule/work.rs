@@ -70,7 +70,7 @@ fn sweep(
     within: Duration,
 ) -> Result<Ran> {
     let act = Act { actor: ACTOR.to_owned(), ..Act::default() };
-    let now = repository.now();
+    let now = repository.trusted_now();
     let before = |days: u32| days_before(now, u64::from(days));
     let mut left = u64::from(limit);
     for (kind, days) in sweeps {
@@ -99,7 +99,7 @@ fn release(repository: &dyn FailedOperationRepository, config: &DlqConfig) -> Re
     let items = repository.release_stale_replaying(None)?.total();
     let interval_ms = Job::Release.interval_ms(config);
     let is_left = repository.count(&replaying)? > 0;
-    let next_at = is_left.then(|| repository.now().later(interval_ms));
+    let next_at = is_left.then(|| repository.trusted_now().later(interval_ms));
     Ok(Ran { items, next_at, never: false })
 }
 

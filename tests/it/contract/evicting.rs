@@ -197,7 +197,7 @@ fn every_summary_ages() {
         let made = fixture.now();
         let age = |days: u64, ms: u64| {
             let at = Timestamp(made.0 + days * DAY_MS + ms);
-            fixture.env.set_wall_ms(at.0);
+            fixture.advance_ms(at.0 - fixture.now().0);
             let aged = fixture.age_summaries(at).unwrap();
             (aged.stale_count, aged.archived_count)
         };
