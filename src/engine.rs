@@ -169,7 +169,7 @@ impl Engine {
     ///
     /// When this returns, everything that can be seen is durable and `store` works; the index
     /// may still load. A damaged store opens all the same and says what it lost, see
-    /// [`Engine::report`].
+    /// [`Engine::report`]. Lines S7 and D1 to D6 of `docs/PROMISE.md`.
     ///
     /// # Errors
     ///

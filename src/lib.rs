@@ -13,6 +13,8 @@
 //!
 //! # What is promised
 //!
+//! `docs/PROMISE.md` says it line by line, each with its tests; the methods name its lines.
+//!
 //! - `Ok` from a store call names the level that was reached, see [`Durability`]. An error gives
 //!   the failure back.
 //! - Opening a damaged store succeeds (unless [`Recovery::Strict`] is asked for), loses only what

@@ -58,7 +58,8 @@ impl Engine {
     /// this returns `Ok`, the change is durable (written, with
     /// [`Durability::Written`] as the configured level) and every later read shows it. What
     /// follows from a status is set by the store: `updated_at` is now, an end has its time, a
-    /// lease ends with the replay, and a pending entry without attempts left requires review.
+    /// lease ends with the replay, and a pending entry without attempts left requires review. Lines T1
+    /// to T5 of `docs/PROMISE.md`.
     ///
     /// # Errors
     ///

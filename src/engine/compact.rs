@@ -103,7 +103,7 @@ impl Engine {
     ///
     /// When this returns `Ok` and [`CompactReport::pinned_files`] is 0, no byte of an entry that was
     /// removed before the call is left in the log. What recovery put into `quarantine/` is not
-    /// touched.
+    /// touched. Lines P1, P3 and P5 of `docs/PROMISE.md`.
     ///
     /// # Errors
     ///

@@ -95,7 +95,8 @@ pub(super) struct Item {
 
 impl Engine {
     /// Stores a failure at the level of [`Config::durability`](crate::Config::durability). When
-    /// this returns `Ok`, the entry has reached the level that [`Stored::durability`] names.
+    /// this returns `Ok`, the entry has reached the level that [`Stored::durability`] names, see S1
+    /// to S9 of `docs/PROMISE.md`.
     ///
     /// # Errors
     ///

@@ -336,6 +336,25 @@ fn name_exists(cited: &str, words: &BTreeSet<String>) -> Option<bool> {
 }
 
 #[test]
+fn the_promise_names_its_tests() {
+    let text = document("docs/PROMISE.md");
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| id"));
+    let (mut promises, mut offenses) = (0, Vec::new());
+    for row in rows {
+        let id = row.trim_start_matches("| ").split(' ').next().unwrap();
+        let cited: Vec<String> = quoted(row).filter(|cited| test_exists(cited).is_some()).collect();
+        if cited.is_empty() && !id.starts_with('A') {
+            offenses.push(format!("docs/PROMISE.md: {id} names no test"));
+        }
+        let missing = cited.iter().filter(|cited| test_exists(cited) == Some(false));
+        offenses.extend(missing.map(|cited| format!("docs/PROMISE.md: {id} names {cited}")));
+        promises += 1;
+    }
+    assert!(promises > 40, "the rows are not found any more: {promises}");
+    check(&offenses);
+}
+
+#[test]
 fn the_reference_table_cites_what_exists() {
     let text = document("docs/reference-parity.md");
     let mut words = BTreeSet::new();
