@@ -284,7 +284,7 @@ impl Config {
             "mmap",
             "false",
             "true or false",
-            "Whether closed segments are read through a memory map.",
+            "Whether closed segments are read through a memory map; a bad sector then ends the process.",
             |text: &str| text.parse().ok(),
             mmap
         ),

@@ -170,6 +170,42 @@ pub fn read_exact_at(file: &dyn File, mut buffer: &mut [u8], mut offset: u64) ->
     Ok(())
 }
 
+/// The smallest part of a medium that is read or lost as a whole.
+const SECTOR: u64 = 512;
+/// What stands for the bytes of a sector that cannot be read. Not zero, which would pass for space
+/// that was never written.
+const UNREADABLE: u8 = 0xBD;
+
+/// Whether the medium could not give these bytes, which says nothing of others.
+pub(crate) fn is_unreadable(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO)
+}
+
+/// As [`read_exact_at`], but one sector that cannot be read does not take the others along: other
+/// bytes stand for it, which fit no checksum.
+///
+/// # Errors
+///
+/// As [`read_exact_at`], for another cause.
+pub(crate) fn read_around(file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    match read_exact_at(file, buffer, offset) {
+        Err(error) if is_unreadable(&error) => {}
+        read => return read,
+    }
+    let (mut rest, mut at) = (buffer, offset);
+    while !rest.is_empty() {
+        let left = SECTOR - at % SECTOR;
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+        let (sector, others) = rest.split_at_mut(len);
+        match read_exact_at(file, sector, at) {
+            Err(error) if is_unreadable(&error) => sector.fill(UNREADABLE),
+            read => read?,
+        }
+        (rest, at) = (others, at + len as u64);
+    }
+    Ok(())
+}
+
 /// Opens a file for reading and writing; makes it when it is missing.
 pub(crate) fn open_or_create(env: &dyn Env, path: &Path) -> io::Result<Arc<dyn File>> {
     match env.open(path, OpenMode::CreateNew) {

@@ -46,6 +46,8 @@ struct State {
     process_id: u32,
     capacity: Option<u64>,
     lies: Vec<Lie>,
+    /// Places that cannot be read, with their ends.
+    unreadable: Vec<(Id, u64, u64)>,
     /// A sync that was answered but has not happened, see [`Lie::LateSync`].
     late: Option<Target>,
     power_off_at: Option<u64>,
@@ -196,6 +198,18 @@ impl Simulated {
         })
     }
 
+    /// Lets reads of these bytes of a file fail with EIO from now on, as those of a bad sector.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file.
+    pub fn make_unreadable(&self, path: impl AsRef<Path>, offset: u64, len: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let id = state.volume.tree.find_file(path.as_ref())?;
+        state.unreadable.push((id, offset, offset + len));
+        Ok(())
+    }
+
     /// All bytes of a file, as a process would read them.
     ///
     /// # Errors
@@ -258,6 +272,7 @@ impl State {
             process_id,
             capacity: None,
             lies: Vec::new(),
+            unreadable: Vec::new(),
             late: None,
             power_off_at: None,
             off: false,
@@ -274,6 +289,7 @@ impl State {
         let mut next = Self::new(volume, self.clock.clone(), chance, self.process_id + 1);
         next.capacity = self.capacity;
         next.lies.clone_from(&self.lies);
+        next.unreadable.clone_from(&self.unreadable);
         next
     }
 
@@ -613,7 +629,13 @@ impl SimulatedFile {
 
 impl File for SimulatedFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        Ok(powered(&self.state)?.volume.tree.file(self.id)?.content.read(buffer, offset))
+        let state = powered(&self.state)?;
+        let end = offset + buffer.len() as u64;
+        let meets = |(id, from, to): &(Id, u64, u64)| *id == self.id && *from < end && offset < *to;
+        if state.unreadable.iter().any(meets) {
+            return Err(Errno::IO.into());
+        }
+        Ok(state.volume.tree.file(self.id)?.content.read(buffer, offset))
     }
 
     fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {

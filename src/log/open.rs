@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::entry::Timestamp;
-use crate::env::{Env, Lock, OpenMode, read_exact_at};
+use crate::env::{Env, Lock, OpenMode, read_around};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
     self, Checkpoint, ClockBody, Frame, LockNote, Loss, Predecessor, SegmentEnd, SegmentHeader,
@@ -314,7 +314,7 @@ impl Opening<'_> {
         let len = file.len().map_err(|error| Error::io("measure", &path, error))?;
         let name = format::segment_name(number, 0);
         let name = keep_bytes(self.quarantine(), &name, (0, len), &|to, at| {
-            read_exact_at(&*file, to, at).map_err(|error| Error::io("read", &path, error))
+            read_around(&*file, to, at).map_err(|error| Error::io("read", &path, error))
         })?;
         self.report.quarantined.push(name);
         Ok(())

@@ -370,7 +370,7 @@ pub(crate) fn quarantine(
     segment: &SegmentFile,
     range: (u64, u64),
 ) -> Result<String> {
-    keep_bytes(place, &segment.name, range, &|buffer, offset| segment.read_bytes(buffer, offset))
+    keep_bytes(place, &segment.name, range, &|buffer, offset| segment.read_around(buffer, offset))
 }
 
 /// What a segment that takes no more records is known to hold. The file may be shorter.

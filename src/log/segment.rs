@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::env::{Env, File, Mapped, OpenMode, read_exact_at};
+use crate::env::{Env, File, Mapped, OpenMode, is_unreadable, read_around, read_exact_at};
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
     self, ChangeRow, ENTRY_ROW_LEN, EntryRow, FOOTER_TRAILER_LEN, FileName, FooterTrailer,
@@ -59,7 +59,7 @@ impl SegmentFile {
         let mut page = vec![0; SEGMENT_HEADER_LEN as usize];
         let page_len = usize::try_from(len.min(SEGMENT_HEADER_LEN)).unwrap_or(0);
         let head = page.get_mut(..page_len).unwrap_or_default();
-        read_exact_at(&*file, head, 0).map_err(|error| Error::io("read", path, error))?;
+        read_around(&*file, head, 0).map_err(|error| Error::io("read", path, error))?;
         let (header, header_intact) = SegmentHeader::decode(&page)
             .and_then(|read| fits_name(&name, read))
             .map_err(|error| match error {
@@ -131,23 +131,39 @@ impl SegmentFile {
             return Ok(None);
         }
         let mut bytes = [0; FOOTER_TRAILER_LEN];
-        self.read_bytes(&mut bytes, self.len - trailer_len)?;
+        self.read_around(&mut bytes, self.len - trailer_len)?;
         let trailer = FooterTrailer::decode(&bytes, self.header.salt, self.len).ok();
         Ok(trailer.filter(|trailer| trailer.start >= SEGMENT_HEADER_LEN))
     }
 
-    /// Reads bytes from the file.
-    pub fn read_bytes(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        if let Some(map) = &self.map {
-            let start = usize::try_from(offset).unwrap_or(usize::MAX);
-            let end = start.saturating_add(buffer.len());
-            if let Some(bytes) = map.get(start..end) {
-                buffer.copy_from_slice(bytes);
-                return Ok(());
-            }
+    /// Reads bytes from the file. A sector that cannot be read is damage.
+    fn read_bytes(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        if self.read_map(buffer, offset) {
+            return Ok(());
         }
-        read_exact_at(&*self.file, buffer, offset)
+        read_exact_at(&*self.file, buffer, offset).map_err(|error| {
+            if is_unreadable(&error) {
+                tracing::error!(segment = self.name, offset, %error, "the medium is damaged");
+                return self.damaged(offset, buffer.len() as u64, None);
+            }
+            Error::io("read", &self.path, error)
+        })
+    }
+
+    /// Reads bytes to look for what is sound among them: sectors that cannot be read are passed over.
+    pub fn read_around(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        if self.read_map(buffer, offset) {
+            return Ok(());
+        }
+        read_around(&*self.file, buffer, offset)
             .map_err(|error| Error::io("read", &self.path, error))
+    }
+
+    fn read_map(&self, buffer: &mut [u8], offset: u64) -> bool {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(buffer.len());
+        let mapped = self.map.as_ref().and_then(|map| map.get(start..end));
+        mapped.inspect(|bytes| buffer.copy_from_slice(bytes)).is_some()
     }
 
     /// Reads one record; `bound` is where the segment's records end.
@@ -252,7 +268,7 @@ impl SegmentFile {
         let Some(trailer) = self.trailer else { return Ok(None) };
         let len = trailer.footer_len() - FOOTER_TRAILER_LEN as u64;
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        self.read_bytes(&mut bytes, trailer.start)?;
+        self.read_around(&mut bytes, trailer.start)?;
         let header = &self.header;
         let summary = format::decode_footer(&bytes, &trailer, header);
         Ok(summary.ok())
@@ -356,7 +372,7 @@ impl<'a> Scanner<'a> {
             let wanted = len.max(SCAN_CHUNK).min(left);
             self.buffer.resize(wanted, 0);
             self.start = offset;
-            self.segment.read_bytes(&mut self.buffer, offset)?;
+            self.segment.read_around(&mut self.buffer, offset)?;
         }
         let begin = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
         Ok(self.buffer.get(begin..begin + len).unwrap_or_default())

@@ -305,13 +305,15 @@ impl Segments {
         let hint = self.old(segment);
         let Some(old) = self.holder(lsn).or(hint) else { return Ok(None) };
         let (file, _) = self.open(&old)?;
-        let row = match file.entry_row(ordinal)?.filter(|row| row.lsn == lsn) {
-            Some(row) => Some(row),
-            None => file.find_entry_row(lsn)?,
+        let hinted = file.entry_row(ordinal).map(|row| row.filter(|row| row.lsn == lsn));
+        let row = match hinted {
+            Ok(None) => file.find_entry_row(lsn),
+            row => row,
         };
         let row = match row {
-            None if file.trailer.is_none() => row_of(&self.scanned(&old)?.summary),
-            row => row,
+            Ok(None) if file.trailer.is_none() => row_of(&self.scanned(&old)?.summary),
+            Err(Error::Damaged(_)) => row_of(&self.scanned(&old)?.summary),
+            row => row?,
         };
         Ok(row.map(|row| Position { segment: old.number, offset: row.offset }))
     }
@@ -353,9 +355,10 @@ impl Segments {
         }
         let Some(old) = self.holder(lsn).or_else(|| self.old(segment)) else { return Ok(None) };
         let (file, _) = self.open(&old)?;
-        let row = match file.find_change_row(lsn)? {
-            None if file.trailer.is_none() => row_of(&self.scanned(&old)?.summary),
-            row => row,
+        let row = match file.find_change_row(lsn) {
+            Ok(None) if file.trailer.is_none() => row_of(&self.scanned(&old)?.summary),
+            Err(Error::Damaged(_)) => row_of(&self.scanned(&old)?.summary),
+            row => row?,
         };
         Ok(found(old.number, row))
     }

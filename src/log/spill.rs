@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::env::{Env, NameKind, OpenMode, read_exact_at, write_all_at};
+use crate::env::{Env, NameKind, OpenMode, read_around, write_all_at};
 use crate::error::{Error, Result};
 use crate::format::{self, FileName, Flags, Frame, SEGMENT_HEADER_LEN, SegmentHeader};
 
@@ -144,6 +144,6 @@ pub(crate) fn quarantine_file(
     let source = env.open(path, OpenMode::Read).map_err(|error| Error::io("open", path, error))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     keep_bytes((env, dir, account), &name, (0, file.bytes), &|buffer, offset| {
-        read_exact_at(&*source, buffer, offset).map_err(|error| Error::io("read", path, error))
+        read_around(&*source, buffer, offset).map_err(|error| Error::io("read", path, error))
     })
 }

@@ -10,4 +10,5 @@ mod files;
 pub mod fixture;
 mod refused;
 mod removed;
+mod sectors;
 mod torn;

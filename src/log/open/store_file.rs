@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::env::{Env, NameKind, OpenMode, read_exact_at, write_all_at};
+use crate::env::{Env, NameKind, OpenMode, read_around, write_all_at};
 use crate::error::{Error, Result};
 use crate::format::{self, FileName, FormatError, StoreHeader};
 use crate::log::segment::SegmentFile;
@@ -101,7 +101,7 @@ fn store_of_segments(env: &dyn Env, dir: &Path) -> Option<StoreHeader> {
 pub(super) fn read_file(env: &dyn Env, path: &Path, len: u64) -> Result<Vec<u8>> {
     let file = env.open(path, OpenMode::Read).map_err(|error| Error::io("open", path, error))?;
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    read_exact_at(&*file, &mut bytes, 0).map_err(|error| Error::io("read", path, error))?;
+    read_around(&*file, &mut bytes, 0).map_err(|error| Error::io("read", path, error))?;
     Ok(bytes)
 }
 
