@@ -68,8 +68,9 @@ pub use config::{
 pub use engine::{
     Accounting, BatchError, BatchReceipt, Bytes, Changed, CheckpointReport, CompactReport,
     Decision, Dump, Engine, Facets, FrameInfo, Leases, Notice, NoticeTaker, RebuildReport, Receipt,
-    Shortage, Space, SpaceLevel, Spilled, Statistics, StoreError, Stored, Tail, TailItem, TallyRow,
-    VerifyReport, dump, spill, spill_with, verify, verify_with,
+    SalvageReport, Shortage, Space, SpaceLevel, Spilled, Statistics, StoreError, Stored, Tail,
+    TailItem, TallyRow, VerifyReport, dump, salvage, salvage_with, spill, spill_with, verify,
+    verify_with,
 };
 pub use entry::{
     ACTIONS_KEPT, ATTEMPTS_KEPT, AUTO_REPLAY, Act, Action, Attempt, Cause, Completion,

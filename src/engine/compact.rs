@@ -12,7 +12,6 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::load::Live;
-use super::read::entry_of;
 use super::{Engine, Inner, lock};
 use crate::compact::{Choice, Rules, Weight, erase_due, plan};
 use crate::error::{Error, Result};
@@ -285,8 +284,7 @@ impl Inner {
             return Ok(if change.lsn <= folded_lsn { Fate::Leave } else { Fate::Keep });
         }
         let Ok(mut body) = format::decode_body::<EntryBody>(frame) else { return Ok(Fate::Keep) };
-        let entry = entry_of(lsn, body.clone());
-        body.state = self.changed_state(&entry, lsn, change.lsn, change.position)?;
+        body.state = self.changed_state(body.state, lsn, change.lsn, change.position)?;
         match format::encode_body(&body) {
             Ok(bytes) => Ok(Fate::Fold(bytes)),
             Err(_) => Err(Error::TooLarge {

@@ -56,6 +56,18 @@ pub fn spill_with(
 }
 
 impl Engine {
+    /// Brings the entries of all fallback files into the log now, which the engine does by itself at
+    /// opening and when a file comes. Answers how many came; each comes once. When this returns `Ok`,
+    /// they are synced and no file that could come home is left.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Engine::store`]. Files that came home stay so.
+    pub fn drain(&self) -> Result<u64> {
+        self.inner.check_open()?;
+        self.inner.drain()
+    }
+
     /// Keeps a failure in a fallback file, for when the log takes no new entries. When this
     /// returns `Ok`, the failure is synced; this store brings it home by itself once it is opened
     /// anew, or while it is well. It counts as offered and spilled, apart from a store call before.
@@ -167,8 +179,23 @@ impl Inner {
         body
     }
 
-    /// Stores the entries of a file, batch by batch, then the fact that all of them are there.
+    /// Stores the entries of a file, then the fact that all of them are there.
     fn bring_home(&self, uuid: [u8; 16], bodies: Vec<EntryBody>) -> Result<u64> {
+        let entries = self.bring_all(bodies)?;
+        let body = DrainedBody { uuid, entries };
+        let drained = Draft::new(
+            Kind::Drained,
+            &body,
+            self.env.wall_ms(),
+            Note::Control(Control::Drained(body)),
+        )?;
+        self.write_synced(vec![drained])?;
+        lock(&self.drained).insert(uuid);
+        Ok(entries)
+    }
+
+    /// Stores entries that are not there yet, batch by batch. Answers how many there were.
+    pub(super) fn bring_all(&self, bodies: Vec<EntryBody>) -> Result<u64> {
         let bytes_max = super::store::batch_bytes_max(&self.config);
         let mut entries = 0;
         let mut batch: Vec<EntryBody> = Vec::new();
@@ -185,15 +212,6 @@ impl Inner {
         if !batch.is_empty() {
             entries += self.bring_batch(batch)?;
         }
-        let body = DrainedBody { uuid, entries };
-        let drained = Draft::new(
-            Kind::Drained,
-            &body,
-            self.env.wall_ms(),
-            Note::Control(Control::Drained(body)),
-        )?;
-        self.write_synced(vec![drained])?;
-        lock(&self.drained).insert(uuid);
         Ok(entries)
     }
 

@@ -16,18 +16,21 @@ use crate::log::{self, Control, Draft, Note};
 impl Inner {
     /// Reads an entry; `None` when there is none, or when damage took it.
     pub(super) fn read(&self, catalog: &Catalog, lsn: u64) -> Result<Option<Entry>> {
+        Ok(self.read_body(catalog, lsn)?.map(|body| entry_of(lsn, body)))
+    }
+
+    /// As [`Inner::read`], as it would be written now: with the newest state.
+    pub(super) fn read_body(&self, catalog: &Catalog, lsn: u64) -> Result<Option<EntryBody>> {
         let Some(location) = catalog.locate(&Live(self), lsn)? else { return Ok(None) };
         let Some(frame) = self.entry_frame(catalog, lsn, &location)? else { return Ok(None) };
-        let Ok(body) = format::decode_body::<EntryBody>(&frame) else {
+        let Ok(mut body) = format::decode_body::<EntryBody>(&frame) else {
             self.lose(catalog, lsn, location.segment, frame.offset, frame.header.record_len())?;
             return Ok(None);
         };
-        let mut entry = entry_of(lsn, body);
         if let Some((change_lsn, position)) = location.change {
-            let state = self.changed_state(&entry, lsn, change_lsn, position)?;
-            entry.set_state(state);
+            body.state = self.changed_state(body.state, lsn, change_lsn, position)?;
         }
-        Ok(Some(entry))
+        Ok(Some(body))
     }
 
     fn entry_frame(
@@ -65,10 +68,11 @@ impl Inner {
         Ok(None)
     }
 
-    /// The state that the newest change gave; its row in the summary is the second copy.
+    /// The state that the newest change gave; its row in the summary is the second copy, beside the
+    /// one before.
     pub(super) fn changed_state(
         &self,
-        entry: &Entry,
+        mut state: State,
         lsn: u64,
         change_lsn: u64,
         position: Position,
@@ -78,7 +82,6 @@ impl Inner {
         if let Some(body) = body.filter(|body| body.target == lsn) {
             return Ok(body.state);
         }
-        let mut state = entry.state();
         let row = self.segments.change_row(position.segment, change_lsn)?;
         let position = row.as_ref().map_or(position, |(position, _)| *position);
         if let Some((_, row)) = row {

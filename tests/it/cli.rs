@@ -7,6 +7,7 @@ mod put;
 mod reading;
 mod readme;
 mod replay;
+mod rescue;
 mod run;
 mod server;
 mod settings;
@@ -291,12 +292,25 @@ fn help_is_as_written_down() {
         "show",
         "stats",
         "facets",
+        "sla",
         "summaries",
+        "replay",
+        "retry",
+        "redrive",
+        "resolve",
+        "release",
+        "expire",
+        "archive",
+        "purge",
+        "cleanup",
         "verify",
+        "salvage",
         "doctor",
         "dump",
         "rebuild-index",
+        "compact",
         "checkpoint",
+        "drain",
         "completions",
         "man",
     ] {

@@ -10,5 +10,6 @@ mod files;
 pub mod fixture;
 mod refused;
 mod removed;
+mod salvaged;
 mod sectors;
 mod torn;

@@ -11,9 +11,9 @@ use jiff::tz::TimeZone;
 
 use crate::failure::Refusal;
 use crate::{
-    archive, checkpoint, cleanup, compact, completions, doctor, dump, expire, export, facets,
-    import, list, purge, put, rebuild_index, redrive, release, replay, resolve, retry, run, show,
-    sla, stats, summaries, verify,
+    archive, checkpoint, cleanup, compact, completions, doctor, drain, dump, expire, export,
+    facets, import, list, purge, put, rebuild_index, redrive, release, replay, resolve, retry, run,
+    salvage, show, sla, stats, summaries, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -88,11 +88,13 @@ pub enum Command {
     Purge(purge::PurgeArgs),
     Cleanup(cleanup::CleanupArgs),
     Verify(verify::VerifyArgs),
+    Salvage(salvage::SalvageArgs),
     Doctor(doctor::DoctorArgs),
     Dump(dump::DumpArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),
     Compact(compact::CompactArgs),
     Checkpoint(checkpoint::CheckpointArgs),
+    Drain(drain::DrainArgs),
     Completions(completions::CompletionsArgs),
     /// Print the manual pages
     ///

@@ -15,6 +15,7 @@ mod cleanup;
 mod compact;
 mod completions;
 mod doctor;
+mod drain;
 mod dump;
 mod expire;
 mod export;
@@ -34,6 +35,7 @@ mod replay;
 mod resolve;
 mod retry;
 mod run;
+mod salvage;
 mod service;
 mod settings;
 mod show;
@@ -123,11 +125,13 @@ fn dispatch(cli: &Cli) -> Result<u8> {
                 Command::Purge(args) => purge::purge(&context, args),
                 Command::Cleanup(args) => cleanup::cleanup(&context, args),
                 Command::Verify(_) => verify::verify(&context),
+                Command::Salvage(args) => salvage::salvage(&context, args),
                 Command::Doctor(_) => doctor::doctor(&context),
                 Command::Dump(args) => dump::dump(&context, args),
                 Command::RebuildIndex(_) => rebuild_index::rebuild_index(&context),
                 Command::Compact(_) => compact::compact(&context),
                 Command::Checkpoint(_) => checkpoint::checkpoint(&context),
+                Command::Drain(_) => drain::drain(&context),
                 Command::Completions(_) | Command::Man => Ok(Exit::Done),
             }
         }

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 
 use deadletter::format::{self, Kind, RECORD_HEADER_LEN};
 use deadletter::{
-    Background, Config, Engine, Entry, Filter, IndexKind, Json, NewFailure, Order, Page, State,
-    Status,
+    Background, Config, Engine, Entry, Env as _, Filter, IndexKind, Json, NewFailure, Order, Page,
+    Simulated, State, Status,
 };
 use tempfile::TempDir;
 
@@ -182,6 +182,18 @@ impl Fixture {
                 target: target.filter(|_| frame.kind == Kind::Change.as_str()),
             });
         }
+    }
+
+    /// The same files on a simulated disk.
+    pub fn on_disk(&self, dir: &Path) -> Simulated {
+        let disk = Simulated::new(1);
+        disk.create_dir(dir).unwrap();
+        for (name, bytes) in &self.files {
+            let path = dir.join(name);
+            disk.create_dir(path.parent().unwrap()).unwrap();
+            disk.write_raw(&path, bytes).unwrap();
+        }
+        disk
     }
 
     /// The names of the segments, rising.

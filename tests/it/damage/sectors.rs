@@ -10,16 +10,10 @@ use super::fixture::{self, Fixture, log_path};
 
 const SECTOR: u64 = 512;
 
-/// The files of the fixture on a disk of which some bytes cannot be read.
+/// The fixture on a disk of which some bytes cannot be read.
 fn disk(fixture: &Fixture, file: &Path, offset: u64, len: u64) -> Simulated {
-    let disk = Simulated::new(1);
     let dir = Path::new("/store");
-    disk.create_dir(dir).unwrap();
-    for (name, bytes) in &fixture.files {
-        let path = dir.join(name);
-        disk.create_dir(path.parent().unwrap()).unwrap();
-        disk.write_raw(&path, bytes).unwrap();
-    }
+    let disk = fixture.on_disk(dir);
     disk.make_unreadable(dir.join(file), offset, len).unwrap();
     disk
 }
