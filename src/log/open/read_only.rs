@@ -36,6 +36,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     }
     let segments = Arc::new(Segments::new(Arc::clone(env), log_dir.clone(), config.mmap));
     let segment = newest_readable(&**env, &segments, &mut files, &mut report)?;
+    files.take_replaced(&segment.header);
     let newest = &segment.header.segment;
     let witness = match (segment.trailer, note) {
         (Some(trailer), _) => Witness::End(trailer.start),

@@ -56,6 +56,9 @@ impl Writer {
         bytes: u64,
         error: Error,
     ) -> Result<(), CommitError> {
+        // Facts about the log are written to give space back.
+        let is_change = |pending: &Pending| pending.draft.kind == Kind::Change;
+        let claim = if group.iter().any(is_change) { Claim::Change } else { Claim::Rewrite };
         for with_ballast in [false, true] {
             if with_ballast && self.ballast.release().map_err(CommitError::Refused)? == 0 {
                 break;
@@ -65,7 +68,7 @@ impl Writer {
                 if bytes > segment_bytes / 2 {
                     continue;
                 }
-                match self.rotate(segment_bytes, Claim::Reserve) {
+                match self.rotate(segment_bytes, claim) {
                     Err(CommitError::Refused(_)) => continue,
                     other => other?,
                 }
