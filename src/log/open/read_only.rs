@@ -36,7 +36,6 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     }
     let segments = Arc::new(Segments::new(Arc::clone(env), log_dir.clone(), config.mmap));
     let segment = newest_readable(&**env, &segments, &mut files, &mut report)?;
-    files.take_replaced(&segment.header);
     let newest = &segment.header.segment;
     let witness = match (segment.trailer, note) {
         (Some(trailer), _) => Witness::End(trailer.start),
@@ -145,7 +144,11 @@ fn newest_readable(
         let path = segments.path(newest, generation);
         match SegmentFile::open(env, &path, OpenMode::Read, false) {
             Err(Error::Damaged(damage)) => unreadable.push(*damage),
-            other => return other?.into_newest(),
+            other => {
+                let segment = other?.into_newest()?;
+                files.take_replaced(&segment.header);
+                return Ok(segment);
+            }
         }
         files.remove(newest);
     }
