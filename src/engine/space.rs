@@ -14,7 +14,7 @@ use crate::entry::Timestamp;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::format::{self, FileName};
-use crate::log::{self, Account, Ballast, Part, Segments};
+use crate::log::{self, Account, Ballast, Claim, Commit, Draft, Part, Segments};
 use crate::overflow::EvictRequest;
 
 /// With less room than for so many segments the store begins to save space.
@@ -339,6 +339,48 @@ impl Inner {
         }
         lock(&self.watch.seen).ballast_ms = 0;
         Ok(())
+    }
+
+    /// Makes sure that new entries find room below the bound of the directory, or refuses them, before
+    /// they have numbers: who does not wait for them could not have them tried again.
+    pub(super) fn admit_bytes(&self, drafts: &[Draft]) -> Result<()> {
+        let (account, segment) = (&self.watch.account, self.config.segment_size());
+        if account.limit().is_none() {
+            return Ok(());
+        }
+        let commit = self.commit()?;
+        let waiting = commit.pending_bytes();
+        if account.check(segment.saturating_add(2 * waiting), Claim::Growth).is_ok() {
+            return Ok(());
+        }
+        if waiting > 0 {
+            // Those on their way may take the last room, so they are written first.
+            match commit.flush() {
+                Err(error) if log::is_no_space(&error) => {}
+                other => other?,
+            }
+        }
+        let Err(refusal) = account.check(segment, Claim::Growth) else { return Ok(()) };
+        let has_place = drafts.is_empty() || account.bytes(Part::Prepared) > 0;
+        if has_place || self.fits_active(commit, drafts) || self.make_room(&refusal) {
+            return Ok(());
+        }
+        if let Error::Full { what, bytes, bytes_max } = refusal {
+            account.note_shortage((what, bytes, bytes_max), self.env.wall_ms());
+        }
+        Err(refusal)
+    }
+
+    /// Whether the active segment has place for entries behind those that wait already, about.
+    fn fits_active(&self, commit: &Commit, drafts: &[Draft]) -> bool {
+        let waiting = commit.pending_bytes();
+        let bytes: u64 = drafts.iter().map(|draft| draft.record_len() + draft.row_len()).sum();
+        let place = self.segments.with_active(|active| {
+            // A smaller one takes an operator's changes alone.
+            let takes = active.file.header.capacity >= self.config.segment_size();
+            if takes { active.place(true) } else { 0 }
+        });
+        waiting + bytes <= place
     }
 
     /// Makes room for entries that were refused. Answers whether it is worth to try them again.

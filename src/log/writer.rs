@@ -33,9 +33,6 @@ use full::full_of;
 
 use super::{Active, Committed, Control, Draft, Note, Old, Row, Segments, Tallies};
 
-/// Space kept free behind the records for changes by an operator.
-const CHANGE_RESERVE: u64 = 64 * 1024;
-
 /// A record with its number, on its way into a group.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -132,17 +129,14 @@ impl Writer {
     }
 
     fn has_room(&self, group: &[Pending], bytes: u64) -> bool {
-        let reserve = CHANGE_RESERVE.min(self.segment.header.capacity / 16);
         let kept = self.for_changes && group.iter().any(Pending::is_entry);
-        !kept && self.fits(group, bytes, reserve)
+        !kept && self.fits(group, bytes, true)
     }
 
-    /// Whether a group fits into the active segment and leaves a reserve.
-    fn fits(&self, group: &[Pending], bytes: u64, reserve: u64) -> bool {
-        let mark = padded_len(0);
-        let footer = self.segments.with_active(|active| format::footer_len(&active.summary));
-        let added: u64 = group.iter().map(|pending| pending.draft.note.footer_len()).sum();
-        self.end + bytes + mark + footer + added + reserve <= self.segment.header.capacity
+    /// Whether a group fits into the active segment, and leaves its reserve.
+    fn fits(&self, group: &[Pending], bytes: u64, with_reserve: bool) -> bool {
+        let rows: u64 = group.iter().map(|pending| pending.draft.note.footer_len()).sum();
+        bytes + rows <= self.segments.with_active(|active| active.place(with_reserve))
     }
 
     fn write(&mut self, group: &[Pending], sync: bool) -> Result<Vec<Committed>, CommitError> {

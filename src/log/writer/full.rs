@@ -43,7 +43,7 @@ impl Writer {
             }
             return Err(CommitError::Refused(error));
         }
-        if self.fits(group, bytes, 0) {
+        if self.fits(group, bytes, false) {
             return Ok(());
         }
         self.begin_small(group, bytes, error)
@@ -73,7 +73,7 @@ impl Writer {
                     other => other?,
                 }
                 self.for_changes = true;
-                if self.fits(group, bytes, 0) {
+                if self.fits(group, bytes, false) {
                     return Ok(());
                 }
                 return Err(CommitError::Refused(error));
