@@ -535,11 +535,11 @@ fn judge_change(
     Ok(if alive && !folded { Fate::Keep } else { Fate::Leave })
 }
 
-/// A planted bug takes every removal for a dead change.
+/// Planted bugs take every removal, or every state, for a dead change.
 #[cfg(feature = "planted")]
 fn is_forgotten(body: &ChangeBody) -> bool {
     use crate::log::planted::{Bug, has};
-    body.cause.removes() && has(Bug::ForgottenRemoval)
+    has(if body.cause.removes() { Bug::ForgottenRemoval } else { Bug::ForgottenChange })
 }
 
 /// How many changes may have made records of each segment dead: those of its own entries, and those
