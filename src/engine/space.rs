@@ -48,11 +48,11 @@ pub enum SpaceLevel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Shortage {
-    /// The setting that is reached, or `disk`.
+    /// The setting that is reached, or `disk`, or `quota`.
     pub what: &'static str,
     /// What another segment would take: of a setting all in all, of the disk in addition.
     pub bytes: u64,
-    /// What there may be: of a setting the bound, of the disk what was free.
+    /// What there may be: of a setting the bound, of the disk what was free, of a quota 0.
     pub bytes_max: u64,
     /// Since when.
     pub since: Timestamp,
@@ -269,7 +269,12 @@ impl Inner {
     /// Why new entries are refused, unless there is space again.
     fn shortage(&self, room: Room) -> Option<Shortage> {
         let shortage = self.watch.account.shortage()?;
-        let left = if shortage.what == "disk" { room.free } else { room.bound };
+        let left = match shortage.what {
+            "disk" => room.free,
+            // Only the next segment tells.
+            "quota" => 0,
+            _ => room.bound,
+        };
         if left >= room.segment {
             self.watch.account.end_shortage();
             return None;
@@ -386,8 +391,10 @@ impl Inner {
     /// Makes room for entries that were refused. Answers whether it is worth to try them again.
     pub(super) fn make_room(&self, refusal: &Error) -> bool {
         let Error::Full { what, .. } = refusal else { return false };
-        if *what == "disk" {
-            return self.disk_is_full() && self.give_up_index();
+        match *what {
+            "disk" => return self.disk_is_full() && self.give_up_index(),
+            "quota" => return self.give_up_index(),
+            _ => {}
         }
         // One makes room, the others find it.
         let _making = lock(&self.watch.making_room);

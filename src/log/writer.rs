@@ -306,7 +306,7 @@ impl Writer {
     fn refused_or_failed(&self, error: Error) -> CommitError {
         if is_no_space(&error) {
             let needed = self.config.segment_size();
-            CommitError::Refused(full_of(&*self.env, &self.config.dir, needed))
+            CommitError::Refused(full_of(&*self.env, &self.config.dir, needed, &error))
         } else {
             CommitError::Failed(error)
         }

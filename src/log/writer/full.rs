@@ -99,8 +99,13 @@ pub(crate) fn is_no_space(error: &Error) -> bool {
     }
 }
 
-/// What to say of a full disk on which so many bytes were wanted.
-pub(crate) fn full_of(env: &dyn Env, dir: &Path, bytes: u64) -> Error {
+/// What to say of a full disk on which so many bytes were wanted. Of a quota the file system does not
+/// tell what is left.
+pub(crate) fn full_of(env: &dyn Env, dir: &Path, bytes: u64, error: &Error) -> Error {
+    let quota = std::io::ErrorKind::QuotaExceeded;
+    if matches!(error, Error::Io { source, .. } if source.kind() == quota) {
+        return Error::Full { what: "quota", bytes, bytes_max: 0 };
+    }
     let bytes_max = env.free_bytes(dir).unwrap_or(0);
     Error::Full { what: "disk", bytes, bytes_max }
 }
