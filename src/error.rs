@@ -260,6 +260,11 @@ impl Error {
                 "the disk is full: {bytes_max} bytes are free, {bytes} are needed; \
                  free some space, and capture goes on by itself"
             ),
+            Self::Full { what: "quota", bytes, .. } => write!(
+                f,
+                "the quota on the disk is used up: {bytes} bytes are needed; raise it or free \
+                 some space, and capture goes on by itself"
+            ),
             Self::Full { what, bytes, bytes_max } => write!(
                 f,
                 "the store is full: {bytes} needed, {what} allows {bytes_max}; \

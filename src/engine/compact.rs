@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody, Summary};
 use crate::index::{Catalog, Liveness, Wear};
 use crate::log::{
-    Claim, Commit, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten,
+    self, Claim, Commit, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten,
 };
 
 /// A step reads about this much.
@@ -35,8 +35,8 @@ const WEIGH_AGAIN: u64 = 8;
 /// What the compactor does and knows.
 #[derive(Debug, Default)]
 pub(super) struct Compactor {
-    /// What is written anew, and how many bytes were claimed for it.
-    job: Option<(Rewrite, u64)>,
+    /// What is written anew.
+    job: Option<Rewrite>,
     /// Segments as they weighed when so many changes had touched them.
     weights: HashMap<(u64, u32), Weighed>,
     /// Since when a segment holds traces of removed entries whose own records are gone.
@@ -117,7 +117,11 @@ impl Engine {
 impl Inner {
     fn compact_now(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CompactReport> {
         self.mark_in_use()?;
-        self.commit()?.rotate()?;
+        match self.commit()?.rotate() {
+            // Without room for another segment the older ones can still give some back.
+            Err(error) if log::is_no_space(&error) => {}
+            other => other?,
+        }
         let mut compactor = lock(&self.compactor);
         let before = compactor.report;
         compactor.weights.clear();
@@ -182,6 +186,10 @@ impl Inner {
             }
             Choice::Drop(number) => self.drop_segment(compactor, &catalog, number),
             Choice::Rewrite(numbers) => {
+                // It is known about what it takes; a rewrite that cannot end is not begun.
+                let goes = weights.iter().filter(|weight| numbers.contains(&weight.segment));
+                let bytes = goes.map(|weight| weight.needed_bytes).sum();
+                self.watch.account.check(bytes, Claim::Rewrite)?;
                 let old = numbers.iter().filter_map(|number| self.segments.old(*number)).collect();
                 compactor.job = Some(self.begin(old, false)?);
                 Ok(Step::Worked)
@@ -201,17 +209,16 @@ impl Inner {
     }
 
     /// Begins to rewrite neighbors.
-    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<(Rewrite, u64)> {
+    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<Rewrite> {
         let commit = self.restate()?;
         let last = self.segments.all_old().last().map(|last| last.number);
         let controls = old.iter().any(|old| Some(old.number) == last);
         let bytes = old.iter().map(|old| self.segments.open(old).map(|(file, _)| file.len));
         let bytes: u64 = bytes.sum::<Result<u64>>()?;
         self.check_free(bytes)?;
-        self.watch.account.claim(Part::Log, bytes, Claim::Reserve)?;
         let fold = (commit.synced_lsn(), controls, over_damage);
-        let begun = Rewrite::begin(&self.env, &self.segments, self.store_uuid, old, fold);
-        begun.map(|job| (job, bytes)).inspect_err(|_| self.watch.account.release(Part::Log, bytes))
+        let places = (&self.env, &self.segments, &self.watch.account);
+        Rewrite::begin(places, self.store_uuid, old, fold)
     }
 
     /// Refuses to write without room on the disk: the store must go on meanwhile.
@@ -225,34 +232,28 @@ impl Inner {
         Err(Error::io("rewrite a segment in", dir, std::io::ErrorKind::StorageFull.into()))
     }
 
-    fn go_on(&self, compactor: &mut Compactor, (mut job, claimed): (Rewrite, u64)) -> Result<Step> {
+    fn go_on(&self, compactor: &mut Compactor, mut job: Rewrite) -> Result<Step> {
         let moved = self.check_free(2 * STEP_BYTES).and_then(|()| self.copy(&mut job));
         match moved {
             Ok(Progress::More(bytes)) => {
                 compactor.spend(bytes);
-                compactor.job = Some((job, claimed));
+                compactor.job = Some(job);
             }
-            Ok(Progress::Copied) => self.finish(compactor, job, claimed)?,
+            Ok(Progress::Copied) => self.finish(compactor, job)?,
             Err(Error::Damaged(damage)) => {
                 let old = job.old().to_vec();
-                self.discard(job, claimed);
+                job.discard();
                 if !self.record_damage(&old)? {
                     return Err(Error::Damaged(damage));
                 }
                 compactor.job = Some(self.begin(old, true)?);
             }
             Err(error) => {
-                self.discard(job, claimed);
+                job.discard();
                 return Err(error);
             }
         }
         Ok(Step::Worked)
-    }
-
-    /// Gives a rewrite up, and the space that was claimed for it.
-    fn discard(&self, job: Rewrite, claimed: u64) {
-        job.discard();
-        self.watch.account.release(Part::Log, claimed);
     }
 
     fn copy(&self, job: &mut Rewrite) -> Result<Progress> {
@@ -312,13 +313,13 @@ impl Inner {
         Ok(found)
     }
 
-    fn finish(&self, compactor: &mut Compactor, mut job: Rewrite, claimed: u64) -> Result<()> {
+    fn finish(&self, compactor: &mut Compactor, mut job: Rewrite) -> Result<()> {
         // Nothing may be folded that a power failure could still take.
         let finished = self.commit()?.sync_all().and_then(|()| job.finish());
         let Rewritten { body, bytes } = match finished {
             Ok(rewritten) => rewritten,
             Err(error) => {
-                self.discard(job, claimed);
+                job.discard();
                 return Err(error);
             }
         };
@@ -332,13 +333,11 @@ impl Inner {
         match self.write_synced(vec![draft]) {
             Err(error @ (Error::Io { .. } | Error::Full { .. })) => {
                 // It was refused before a byte was written, so the old files still stand.
-                self.discard(job, claimed);
+                job.discard();
                 return Err(error);
             }
             other => other?,
         }
-        self.watch.account.release(Part::Log, claimed);
-        self.watch.account.add(Part::Log, bytes);
         self.turn_to(compactor, job.old(), Some(&body), bytes)
     }
 
@@ -534,11 +533,11 @@ fn judge_change(
     Ok(if alive && !folded { Fate::Keep } else { Fate::Leave })
 }
 
-/// A planted bug takes every removal for a dead change.
+/// Planted bugs take every removal, or every state, for a dead change.
 #[cfg(feature = "planted")]
 fn is_forgotten(body: &ChangeBody) -> bool {
     use crate::log::planted::{Bug, has};
-    body.cause.removes() && has(Bug::ForgottenRemoval)
+    has(if body.cause.removes() { Bug::ForgottenRemoval } else { Bug::ForgottenChange })
 }
 
 /// How many changes may have made records of each segment dead: those of its own entries, and those

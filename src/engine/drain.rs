@@ -226,7 +226,8 @@ impl Inner {
         let submitted = if drafts.is_empty() {
             Ok(None)
         } else {
-            self.submit(drafts, Durability::Synced).map(Some)
+            let admitted = self.admit_bytes(&drafts);
+            admitted.and_then(|()| self.submit(drafts, Durability::Synced)).map(Some)
         };
         let ticket = submitted.inspect_err(|_| {
             offered.fetch_sub(entries, Ordering::Relaxed);

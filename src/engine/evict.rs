@@ -136,8 +136,12 @@ impl Inner {
         if !bounds.is_limited() || count == 0 || self.pressure.spend(count) {
             return Ok(());
         }
-        if self.feed.ready().is_none() && overflow::is_far(bounds, self.live() + count) {
-            return Ok(());
+        if self.feed.ready().is_none() {
+            let commit = self.commit()?;
+            let unseen = commit.last_lsn().saturating_sub(commit.logged_lsn());
+            if overflow::is_far(bounds, self.live() + unseen + count) {
+                return Ok(());
+            }
         }
         let catalog = self.catalog()?;
         let added = added(drafts);
@@ -167,16 +171,17 @@ impl Inner {
         let bounds = &self.config.bounds;
         let commit = self.commit()?;
         // Read first: what becomes visible meanwhile counts twice rather than not at all.
-        let unseen = commit.last_lsn().saturating_sub(commit.logged_lsn());
+        let mut unseen = commit.last_lsn().saturating_sub(commit.logged_lsn());
         let mut waiting = catalog.count_by_domain(is_waiting);
         if unseen > 0 && !overflow::has_room(bounds, &waiting, added, unseen) {
             // Those on their way may take the last room, so they are written and counted.
             commit.flush()?;
+            unseen = 0;
             waiting = catalog.count_by_domain(is_waiting);
         }
         match overflow::admit(bounds, &waiting, added) {
             Admission::Store { credit } => {
-                self.pressure.credit.store(credit, Ordering::Relaxed);
+                self.pressure.credit.store(credit.saturating_sub(unseen), Ordering::Relaxed);
                 Ok(None)
             }
             Admission::Evict(request) => Ok(Some(request)),

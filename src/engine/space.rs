@@ -14,7 +14,7 @@ use crate::entry::Timestamp;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::format::{self, FileName};
-use crate::log::{self, Account, Ballast, Part, Segments};
+use crate::log::{self, Account, Ballast, Claim, Commit, Draft, Part, Segments};
 use crate::overflow::EvictRequest;
 
 /// With less room than for so many segments the store begins to save space.
@@ -48,11 +48,11 @@ pub enum SpaceLevel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Shortage {
-    /// The setting that is reached, or `disk`.
+    /// The setting that is reached, or `disk`, or `quota`.
     pub what: &'static str,
     /// What another segment would take: of a setting all in all, of the disk in addition.
     pub bytes: u64,
-    /// What there may be: of a setting the bound, of the disk what was free.
+    /// What there may be: of a setting the bound, of the disk what was free, of a quota 0.
     pub bytes_max: u64,
     /// Since when.
     pub since: Timestamp,
@@ -269,7 +269,12 @@ impl Inner {
     /// Why new entries are refused, unless there is space again.
     fn shortage(&self, room: Room) -> Option<Shortage> {
         let shortage = self.watch.account.shortage()?;
-        let left = if shortage.what == "disk" { room.free } else { room.bound };
+        let left = match shortage.what {
+            "disk" => room.free,
+            // Only the next segment tells.
+            "quota" => 0,
+            _ => room.bound,
+        };
         if left >= room.segment {
             self.watch.account.end_shortage();
             return None;
@@ -341,11 +346,55 @@ impl Inner {
         Ok(())
     }
 
+    /// Makes sure that new entries find room below the bound of the directory, or refuses them, before
+    /// they have numbers: who does not wait for them could not have them tried again.
+    pub(super) fn admit_bytes(&self, drafts: &[Draft]) -> Result<()> {
+        let (account, segment) = (&self.watch.account, self.config.segment_size());
+        if account.limit().is_none() {
+            return Ok(());
+        }
+        let commit = self.commit()?;
+        let waiting = commit.pending_bytes();
+        if account.check(segment.saturating_add(2 * waiting), Claim::Growth).is_ok() {
+            return Ok(());
+        }
+        if waiting > 0 {
+            // Those on their way may take the last room, so they are written first.
+            match commit.flush() {
+                Err(error) if log::is_no_space(&error) => {}
+                other => other?,
+            }
+        }
+        let Err(refusal) = account.check(segment, Claim::Growth) else { return Ok(()) };
+        let has_place = drafts.is_empty() || account.bytes(Part::Prepared) > 0;
+        if has_place || self.fits_active(commit, drafts) || self.make_room(&refusal) {
+            return Ok(());
+        }
+        if let Error::Full { what, bytes, bytes_max } = refusal {
+            account.note_shortage((what, bytes, bytes_max), self.env.wall_ms());
+        }
+        Err(refusal)
+    }
+
+    /// Whether the active segment has place for entries behind those that wait already, about.
+    fn fits_active(&self, commit: &Commit, drafts: &[Draft]) -> bool {
+        let waiting = commit.pending_bytes();
+        let bytes: u64 = drafts.iter().map(|draft| draft.record_len() + draft.row_len()).sum();
+        let place = self.segments.with_active(|active| {
+            // A smaller one takes an operator's changes alone.
+            let takes = active.file.header.capacity >= self.config.segment_size();
+            if takes { active.place(true) } else { 0 }
+        });
+        waiting + bytes <= place
+    }
+
     /// Makes room for entries that were refused. Answers whether it is worth to try them again.
     pub(super) fn make_room(&self, refusal: &Error) -> bool {
         let Error::Full { what, .. } = refusal else { return false };
-        if *what == "disk" {
-            return self.disk_is_full() && self.give_up_index();
+        match *what {
+            "disk" => return self.disk_is_full() && self.give_up_index(),
+            "quota" => return self.give_up_index(),
+            _ => {}
         }
         // One makes room, the others find it.
         let _making = lock(&self.watch.making_room);

@@ -261,7 +261,9 @@ impl Inner {
         let bodies = failures.iter().map(|failure| self.body(failure)).collect::<Result<Vec<_>>>();
         let mut items = self.reserve(bodies?, false)?;
         let drafts: Vec<Draft> = items.iter_mut().filter_map(Item::take_draft).collect();
-        let admitted = check_size(&self.config, &drafts).and_then(|()| self.admit(&drafts));
+        let admitted = check_size(&self.config, &drafts)
+            .and_then(|()| self.admit(&drafts))
+            .and_then(|()| self.admit_bytes(&drafts));
         let submitted = admitted.and_then(|()| {
             if drafts.is_empty() { Ok(None) } else { self.submit(drafts, durability).map(Some) }
         });

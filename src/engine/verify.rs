@@ -72,6 +72,7 @@ pub fn verify_with(
     if let Some(note) = opened.note {
         files.retain_through(note.segment);
     }
+    opened.segments.with_active(|active| files.take_replaced(&active.file.header));
     let verifier = Verifier {
         env,
         config,

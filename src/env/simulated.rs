@@ -54,7 +54,8 @@ struct State {
     off: bool,
     faults: Vec<Fault>,
     faults_fired: usize,
-    sticky: bool,
+    /// All steps but locks fail with this.
+    sticky: Option<Errno>,
     trace: Vec<Operation>,
     hash: u64,
 }
@@ -75,8 +76,8 @@ enum Effect {
     Short,
     /// A write may apply a part, then fails; any other step fails.
     Fail(Errno),
-    /// A sync fails and loses what it should have written.
-    Lose,
+    /// A sync fails with this and loses what it should have written.
+    Lose(Errno),
 }
 
 impl Simulated {
@@ -134,7 +135,7 @@ impl Simulated {
     pub fn clear_faults(&self) {
         let mut state = self.state();
         state.faults.clear();
-        state.sticky = false;
+        state.sticky = None;
     }
 
     /// Makes the disk lie from now on; several lies add up, and images inherit them.
@@ -278,7 +279,7 @@ impl State {
             off: false,
             faults: Vec::new(),
             faults_fired: 0,
-            sticky: false,
+            sticky: None,
             trace: Vec::new(),
             hash: 0,
         }
@@ -321,8 +322,8 @@ impl State {
     fn effect(&mut self, step: u64, kind: OperationKind, len: u64) -> io::Result<Effect> {
         use OperationKind::{Lock, Sync, SyncDirectory};
         let sync = matches!(kind, Sync | SyncDirectory);
-        if self.sticky && kind != Lock {
-            return if sync { Ok(Effect::Lose) } else { Err(Errno::IO.into()) };
+        if let Some(errno) = self.sticky.filter(|_| kind != Lock) {
+            return if sync { Ok(Effect::Lose(errno)) } else { Err(errno.into()) };
         }
         while let Some(index) =
             self.faults.iter().position(|fault| fault.at == step && fault.kind.suits(kind, len))
@@ -331,13 +332,17 @@ impl State {
             match self.faults.remove(index).kind {
                 FaultKind::Stall(duration) => self.clock.advance(duration),
                 FaultKind::Eio => return Err(Errno::IO.into()),
-                FaultKind::EioSticky => {
-                    self.sticky = true;
-                    return Ok(if sync { Effect::Lose } else { Effect::Fail(Errno::IO) });
+                sticky @ (FaultKind::EioSticky | FaultKind::Erofs) => {
+                    let read_only = sticky == FaultKind::Erofs;
+                    let errno = if read_only { Errno::ROFS } else { Errno::IO };
+                    self.sticky = Some(errno);
+                    return Ok(if sync { Effect::Lose(errno) } else { Effect::Fail(errno) });
                 }
                 FaultKind::Enospc => return Ok(Effect::Fail(Errno::NOSPC)),
+                FaultKind::Edquot => return Ok(Effect::Fail(Errno::DQUOT)),
                 FaultKind::ShortWrite => return Ok(Effect::Short),
-                FaultKind::FailedSync => return Ok(Effect::Lose),
+                FaultKind::FailedSync => return Ok(Effect::Lose(Errno::IO)),
+                FaultKind::EnospcSync => return Ok(Effect::Lose(Errno::NOSPC)),
             }
         }
         Ok(Effect::Whole)
@@ -347,7 +352,7 @@ impl State {
     fn step_whole(&mut self, kind: OperationKind, name: &str, len: u64) -> io::Result<()> {
         match self.step(kind, &name.into(), (0, len))? {
             Effect::Fail(errno) => Err(errno.into()),
-            Effect::Whole | Effect::Short | Effect::Lose => Ok(()),
+            Effect::Whole | Effect::Short | Effect::Lose(_) => Ok(()),
         }
     }
 
@@ -393,13 +398,11 @@ impl State {
             Target::File(_) => OperationKind::Sync,
             Target::Names(_) => OperationKind::SyncDirectory,
         };
-        if !matches!(self.step(kind, name, (0, 0))?, Effect::Lose) {
-            return Ok(());
-        }
+        let Effect::Lose(errno) = self.step(kind, name, (0, 0))? else { return Ok(()) };
         if let Target::File(id) = target {
             self.volume.lose_file(id);
         }
-        Err(Errno::IO.into())
+        Err(errno.into())
     }
 
     fn apply_sync(&mut self, target: Target) {
@@ -433,7 +436,7 @@ impl State {
         let written = match effect {
             Effect::Short => fits.min(1 + self.chance.below(len.saturating_sub(1))),
             Effect::Fail(_) => fits.min(self.chance.below(len + 1)),
-            Effect::Whole | Effect::Lose => fits,
+            Effect::Whole | Effect::Lose(_) => fits,
         };
         let written = usize::try_from(written).unwrap_or_default();
         let applied = bytes.get(..written).unwrap_or_default();

@@ -1,8 +1,9 @@
 //! The account of the directory's bytes: whoever takes space claims it here before.
 //!
 //! The log is counted as it grows and shrinks, the rest is measured from time to time. Some
-//! space is always spoken for, so that a directory at its bound can still be operated: one segment for
-//! rewriting and for recovery, the ballast, and what the index may take.
+//! space is always spoken for, so that a directory at its bound can still be operated: half a segment
+//! for an operator's changes, one for rewriting, half of one for opening after a crash, which may take
+//! what rewriting does not need then, the ballast, and what the index may take.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,8 +41,14 @@ pub(crate) enum Part {
 pub(crate) enum Claim {
     /// For new entries: leaves what is spoken for.
     Growth,
-    /// For an operator's changes and for opening: may take the space that is kept for rewriting.
-    Reserve,
+    /// For an operator's changes: leaves what is kept for rewriting, without which nothing that they
+    /// remove would ever give space back.
+    Change,
+    /// For rewriting: leaves what is kept for opening.
+    Rewrite,
+    /// For opening after a crash, when nothing else is left. What it takes it gives back: the old
+    /// file is cut where the new one begins, or goes.
+    Opening,
 }
 
 /// What the directory takes beside the log.
@@ -115,16 +122,35 @@ impl Account {
     /// # Errors
     /// [`Error::Full`]; nothing was taken.
     pub fn claim(&self, part: Part, bytes: u64, claim: Claim) -> Result<()> {
-        let bytes = in_blocks(bytes);
+        self.claim_more(part, (0, bytes), claim)
+    }
+
+    /// Takes the space by which a file grows.
+    ///
+    /// # Errors
+    /// As [`Self::claim`].
+    pub fn claim_more(&self, part: Part, (from, to): (u64, u64), claim: Claim) -> Result<()> {
+        let bytes = in_blocks(to).saturating_sub(in_blocks(from));
         let mut state = self.lock();
-        if let Some(bytes_max) = self.limit {
-            let spoken_for = self.spoken_for(&state, claim);
-            let wanted = state.used() + spoken_for + bytes;
-            if wanted > bytes_max {
-                return Err(Error::Full { what: "max_bytes", bytes: wanted, bytes_max });
-            }
-        }
+        self.check_state(&state, bytes, claim)?;
         *state.part(part) += bytes;
+        Ok(())
+    }
+
+    /// Whether the bound would allow it now.
+    ///
+    /// # Errors
+    /// As [`Self::claim`].
+    pub fn check(&self, bytes: u64, claim: Claim) -> Result<()> {
+        self.check_state(&self.lock(), in_blocks(bytes), claim)
+    }
+
+    fn check_state(&self, state: &State, bytes: u64, claim: Claim) -> Result<()> {
+        let Some(bytes_max) = self.limit else { return Ok(()) };
+        let wanted = state.used() + self.spoken_for(state, claim) + bytes;
+        if wanted > bytes_max {
+            return Err(Error::Full { what: "max_bytes", bytes: wanted, bytes_max });
+        }
         Ok(())
     }
 
@@ -199,12 +225,15 @@ impl Account {
     fn spoken_for(&self, state: &State, claim: Claim) -> u64 {
         // The index takes its space without asking.
         let index = self.index_bytes.saturating_sub(state.measured.index);
+        let segment = in_blocks(self.segment_bytes);
         match claim {
             Claim::Growth => {
                 let ballast = in_blocks(self.ballast_bytes).saturating_sub(state.ballast);
-                in_blocks(self.segment_bytes) + ballast + index
+                2 * segment + ballast + index
             }
-            Claim::Reserve => index,
+            Claim::Change => segment + segment / 2 + index,
+            Claim::Rewrite => segment / 2 + index,
+            Claim::Opening => index,
         }
     }
 
@@ -268,7 +297,7 @@ pub(crate) fn measure(env: &dyn Env, config: &Config) -> Result<Measured> {
 pub(crate) fn check_room(env: &dyn Env, config: &Config, bytes: u64) -> Result<()> {
     let Some(bytes_max) = config.max_bytes else { return Ok(()) };
     // Beside what is spoken for, the owner may have reserved a segment that no length shows.
-    let kept = 2 * in_blocks(config.segment_size()) + index_bytes_max(config).unwrap_or(0);
+    let kept = 3 * in_blocks(config.segment_size()) + index_bytes_max(config).unwrap_or(0);
     let wanted = taken_below(env, &config.dir)? + in_blocks(bytes) + kept;
     if wanted > bytes_max {
         return Err(Error::Full { what: "max_bytes", bytes: wanted, bytes_max });

@@ -311,6 +311,11 @@ impl Commit {
         self.lock().next_lsn.saturating_sub(1)
     }
 
+    /// The bytes of the records that wait to be written.
+    pub fn pending_bytes(&self) -> u64 {
+        self.lock().pending_bytes
+    }
+
     /// The highest number that was written; one that was refused is no place in the log.
     pub fn logged_lsn(&self) -> u64 {
         self.lock().logged_lsn

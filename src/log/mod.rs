@@ -142,6 +142,11 @@ impl Draft {
         Ok(Self { kind, body_version, body, body_crc, time_ms, drained: false, note })
     }
 
+    /// The bytes that its row may add to the footer.
+    pub fn row_len(&self) -> u64 {
+        self.note.footer_len()
+    }
+
     /// The bytes that the record takes in a segment.
     pub fn record_len(&self) -> u64 {
         format::padded_len(self.body.len())

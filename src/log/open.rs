@@ -7,6 +7,7 @@
 //!    durable the next open does the same again.
 //! 3. the old file is cut: until then the new segment's header says where it ends.
 
+mod carry;
 mod checkpoint;
 mod files;
 mod missing;
@@ -35,10 +36,8 @@ use super::prepare::Preparer;
 use super::quarantine::keep_bytes;
 use super::recover::{self, Survey, Witness};
 use super::segment::SegmentFile;
-use super::writer::{
-    Birth, Born, Pending, Writer, claimed_bytes, is_no_space, small_segment_sizes,
-};
-use super::{Active, Draft, Old, Segments, Tallies};
+use super::writer::{Birth, Born, Pending, Writer, is_no_space, small_segment_sizes};
+use super::{Active, Old, Segments, Tallies};
 
 pub(crate) use checkpoint::{read_checkpoint, write_checkpoint};
 pub(crate) use files::SegmentFiles;
@@ -47,6 +46,7 @@ pub(crate) use owner::await_owner;
 pub(crate) use read_only::open_read_only;
 pub(crate) use store_file::{check_store, store_file_damaged, store_uuid};
 
+use carry::Left;
 use owner::take_lock;
 use segment_set::rebuild_set;
 use store_file::{Found, create_store, find_store};
@@ -151,7 +151,7 @@ pub(crate) fn open(
         checkpoint,
         report,
     };
-    opening.run(&files).map(|opened| (opened, account, ballast))
+    opening.run(files).map(|opened| (opened, account, ballast))
 }
 
 /// Refuses a log with a segment of a newer version, before anything is changed.
@@ -180,13 +180,13 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn run(mut self, files: &SegmentFiles) -> Result<Opened> {
+    fn run(mut self, mut files: SegmentFiles) -> Result<Opened> {
         let Some((newest, generation)) = files.newest() else {
             return self.begin_empty();
         };
         let path = self.segments.path(newest, generation);
         let segment = match SegmentFile::open(&**self.env, &path, OpenMode::Write, false) {
-            Err(Error::Damaged(damage)) => return self.pass_over(files, newest, *damage),
+            Err(Error::Damaged(damage)) => return self.pass_over(&files, newest, *damage),
             other => other?.into_newest()?,
         };
         let witness =
@@ -200,33 +200,42 @@ impl Opening<'_> {
         #[cfg(feature = "planted")]
         let clean = clean || super::planted::has(super::planted::Bug::AppendAfterTear);
         self.report.of_survey(&survey, clean);
-        let head = survey.set.is_some();
-        let mut set = match survey.set.take() {
+        let replaced = files.take_replaced(&segment.header);
+        let has_head = survey.set.is_some();
+        let mut head = match survey.set.take() {
             Some(set) => set,
             None => {
-                let set = rebuild_set(&**self.env, &self.segments, files, newest);
+                let set = rebuild_set(&**self.env, &self.segments, &files, newest);
                 survey.count_from(&set.tallies);
                 set
             }
         };
         let env = &**self.env;
-        fill_ends(env, &self.segments, files, &mut set, &segment.header);
-        let mut whole = survey.set_after(set.clone(), false);
-        let mut set = survey.set_after(set, true);
+        fill_ends(env, &self.segments, &files, &mut head, &segment.header);
+        let mut whole = survey.set_after(head.clone(), false);
+        let mut set = survey.set_after(head.clone(), true);
         let log_dir = self.config.dir.join(format::LOG_DIR);
-        for stand_in in files.stand_ins(env, &log_dir, &whole, false) {
-            whole.apply(&stand_in);
-            set.apply(&stand_in);
+        let stand_ins = files.stand_ins(env, &log_dir, &whole, false);
+        for stand_in in &stand_ins {
+            whole.apply(stand_in);
+            set.apply(stand_in);
         }
-        let leftovers = files.leftovers(&whole, newest, head);
+        let mut leftovers = files.leftovers(&whole, newest, has_head);
+        leftovers.extend(replaced);
         let rows = &survey.summary;
-        let missing = adopt_old(&self.segments, files, &whole, rows, &mut self.report);
+        let missing = adopt_old(&self.segments, &files, &whole, rows, &mut self.report);
+        let (config, account) = (self.config, Arc::clone(&self.account));
         let opened = if clean && missing.is_empty() {
             self.go_on(segment, survey, whole)
         } else {
-            self.carry_over(&segment, survey, set, missing)?
+            let settled = has_head && stand_ins.is_empty() && missing.is_empty();
+            let name = segment.name.clone();
+            let left = Left { segment, survey, head, set, missing, settled };
+            let (opened, is_replaced) = self.leave(left)?;
+            leftovers.extend(is_replaced.then_some(name));
+            opened
         };
-        remove_leftovers(env, &log_dir, &leftovers);
+        carry::remove_leftovers((env, &account), &config.dir, &leftovers);
         Ok(opened)
     }
 
@@ -344,93 +353,6 @@ impl Opening<'_> {
         self.finish(tail, set, last_lsn + 1)
     }
 
-    /// Begins a new segment after a crash, with the records that nothing proves durable.
-    fn carry_over(
-        mut self,
-        segment: &SegmentFile,
-        survey: Survey,
-        mut set: SegmentSet,
-        missing: Vec<Loss>,
-    ) -> Result<Opened> {
-        let all_kept = self.put_aside(segment, &survey);
-        let number = segment.header.segment;
-        let cut_lsn = survey.cut_lsn.unwrap_or(segment.header.base_lsn.saturating_sub(1));
-        let item = SegmentItem {
-            segment: number,
-            generation: segment.header.generation,
-            first_lsn: segment.header.base_lsn,
-            last_lsn: cut_lsn,
-            entries: survey.entries,
-        };
-        let end = SegmentEnd {
-            end: survey.cut,
-            // Whoever wrote the footer may have died before its sync, so nobody vouches for it.
-            footer_crc: 0,
-            folded_lsn: segment.header.folded_lsn,
-        };
-        set.push(item, end);
-        let found: Vec<Loss> = survey.damage.iter().map(|damage| loss(number, damage)).collect();
-        let lost = found.iter().chain(&missing);
-        set.totals.captured += survey.entries;
-        set.totals.lost += lost.map(|loss| loss.entries).sum::<u64>();
-        set.losses.extend(found);
-        set.losses.extend(missing);
-        set.tallies = survey.cut_tallies.list();
-        self.lose_last(&mut set, number, cut_lsn);
-        let next_number = set.segments.last().map_or(number, |item| item.segment) + 1;
-        self.report.carried_records = survey.kept.len() as u64;
-        let carried = survey.kept.into_iter();
-        let uuid = self.header.uuid;
-        let carried = carried.map(|frame| carry(frame, uuid)).collect::<Result<Vec<_>>>()?;
-        let known = self.checkpoint.map_or(0, |checkpoint| checkpoint.last_lsn);
-        let last_lsn = survey.last_lsn.unwrap_or(0).max(cut_lsn).max(known);
-        let predecessor =
-            Predecessor { segment: number, last_lsn: cut_lsn, end: survey.cut, footer_crc: 0 };
-        self.segments.add_old(Old::new(item, end));
-        // Bytes that could not be put aside stay; the space that was reserved behind them goes.
-        let cut = if all_kept { survey.cut.min(segment.len) } else { segment.len };
-        let cut = segment.trailer.is_none().then_some(cut);
-        let account = Arc::clone(&self.account);
-        let opened = self.begin(next_number, Some(predecessor), set, carried, last_lsn + 1)?;
-        if let Some(cut) = cut {
-            // Only space, reserved space behind the end included: the new segment's header says
-            // where this one ends.
-            if let Err(error) = segment.file.set_len(cut) {
-                tracing::warn!(%error, segment = segment.name, "cannot cut the old segment");
-            } else {
-                account.release(Part::Log, segment.len - cut);
-            }
-        }
-        Ok(opened)
-    }
-
-    /// Where bytes are put aside, and who counts them.
-    fn quarantine(&self) -> (&dyn Env, &Path, &Account) {
-        (&**self.env, &self.config.dir, &self.account)
-    }
-
-    /// Copies what recovery cannot use into quarantine. When that fails the bytes stay in place.
-    fn put_aside(&mut self, segment: &SegmentFile, survey: &Survey) -> bool {
-        let torn = (survey.torn_bytes > 0).then_some((survey.cut, survey.data_end));
-        let holes =
-            survey.damage.iter().map(|damage| (damage.offset, damage.offset + damage.bytes));
-        let mut all_kept = true;
-        for (from, to) in holes.chain(torn) {
-            let to = to.min(segment.len);
-            if from >= to {
-                continue;
-            }
-            match recover::quarantine(self.quarantine(), segment, (from, to)) {
-                Ok(name) => self.report.quarantined.push(name),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot put damaged bytes into quarantine");
-                    all_kept = false;
-                }
-            }
-        }
-        all_kept
-    }
-
     fn begin(
         self,
         number: u64,
@@ -476,18 +398,19 @@ impl Opening<'_> {
         Ok(self.finish(tail, set, next_lsn))
     }
 
-    /// Makes the new segment: a small one where there is no room for a whole one, and at last in
-    /// the place of the ballast. A bound alone never keeps a store from opening.
+    /// Makes the new segment: a small one where there is no room for a whole one, then one that has
+    /// no room for anything else, and at last in the place of the ballast. A bound alone never keeps
+    /// a store from opening.
     fn create(&self, birth: &mut Birth<'_>) -> Result<Born> {
-        let small = small_segment_sizes(self.config);
         let whole = [(birth.segment_bytes, Claim::Growth)];
-        let sizes = whole.into_iter().chain(small.map(|size| (size, Claim::Reserve)));
-        for (segment_bytes, claim) in sizes {
-            let claimed = claimed_bytes(segment_bytes, claim, birth.set, &birth.carried);
+        let small = small_segment_sizes(self.config).map(|size| (size, Claim::Change));
+        let smallest = [(0, Claim::Opening)];
+        for (segment_bytes, claim) in whole.into_iter().chain(small).chain(smallest) {
+            birth.segment_bytes = segment_bytes;
+            let claimed = birth.capacity();
             if self.account.claim(Part::Log, claimed, claim).is_err() {
                 continue;
             }
-            birth.segment_bytes = segment_bytes;
             match self.try_create(birth, claimed) {
                 Err(error) if is_no_space(&error) => {}
                 other => return other,
@@ -496,7 +419,13 @@ impl Opening<'_> {
         if let Err(error) = self.ballast.release() {
             tracing::warn!(%error, "the ballast could not be given up");
         }
-        birth.segment_bytes = small.last().copied().unwrap_or(birth.segment_bytes);
+        let [_, (segment_bytes, claim)] = small;
+        birth.segment_bytes = segment_bytes;
+        let claimed = birth.capacity();
+        if self.account.claim(Part::Log, claimed, claim).is_ok() {
+            return self.try_create(birth, claimed);
+        }
+        birth.segment_bytes = 0;
         self.try_create(birth, 0)
     }
 
@@ -570,30 +499,6 @@ struct Tail {
     group: u32,
     records: u32,
     last_lsn: u64,
-}
-
-/// Removes files that mean nothing any more: they only take space, and the next open tries again.
-fn remove_leftovers(env: &dyn Env, log_dir: &Path, names: &[String]) {
-    for name in names {
-        if let Err(error) = env.unlink(&log_dir.join(name)) {
-            tracing::warn!(%error, name, "a file that means nothing any more cannot be removed");
-        }
-    }
-}
-
-/// A record that keeps its number in the next segment.
-fn carry(frame: Frame, store_uuid: [u8; 16]) -> Result<Pending> {
-    let note = recover::note_of(&frame, store_uuid)?;
-    let draft = Draft {
-        kind: frame.header.kind,
-        body_version: frame.header.body_version,
-        body_crc: frame.header.body_crc,
-        body: frame.body,
-        time_ms: frame.header.time_ms,
-        drained: frame.header.flags.drained,
-        note,
-    };
-    Ok(Pending { lsn: frame.header.lsn, draft, flags: frame.header.flags })
 }
 
 /// Fills in where segments end, for a list that does not say: the next one's header does.

@@ -9,6 +9,8 @@ pub enum Bug {
     AppendAfterTear,
     /// A rewritten segment gets its name before it is synced.
     UnsyncedRewrite,
+    /// Compaction lets go of a state whose entry stands in a segment that it does not rewrite.
+    ForgottenChange,
     /// Compaction lets go of a removal while the record of its entry is still there.
     ForgottenRemoval,
 }

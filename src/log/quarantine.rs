@@ -27,7 +27,7 @@ pub(crate) fn keep_bytes(
     if let Some(bytes_max) = account.quarantine_bytes_max() {
         drop_oldest(env, dir, account, bytes_max.saturating_sub(to - from))?;
     }
-    account.claim(Part::Quarantine, to - from, Claim::Reserve)?;
+    account.claim(Part::Quarantine, to - from, Claim::Change)?;
     env.create_dir(&folder).map_err(|error| Error::io("create", &folder, error))?;
     let name = format::quarantine_name(name, from, to - from);
     let path = folder.join(&name);

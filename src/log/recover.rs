@@ -37,6 +37,8 @@ pub(crate) struct Survey {
     pub set: Option<SegmentSet>,
     /// The version of its body.
     pub set_version: u16,
+    /// Where its record ends.
+    pub set_end: u64,
     /// What control records of this segment say, in order.
     pub controls: Vec<Control>,
     /// How many of them stand before the cut.
@@ -266,6 +268,7 @@ fn collect(survey: &mut Survey, store_uuid: [u8; 16], frame: &Frame) {
         Kind::SegmentSet => {
             survey.set = format::decode_body::<SegmentSet>(frame).ok();
             survey.set_version = frame.header.body_version;
+            survey.set_end = frame.end();
             let list = survey.set.as_ref().map(|set| set.tallies.as_slice());
             survey.tallies = Tallies::of_list(list.unwrap_or_default());
         }

@@ -7,12 +7,13 @@
 //!    the old ones, since everything that is folded into it was synced before.
 //! 3. the replace record (the caller writes it): the old files mean nothing and may go.
 //!
-//! Invariants: records keep their numbers and their order; nothing is copied whose checksum does
+//! Invariants: no byte is written that was not claimed from the account; records keep their numbers and their order; nothing is copied whose checksum does
 //! not hold; the old files are only read.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::account::{Account, Claim, Part};
 use super::recover::add_row;
 use super::segment::{Item, SegmentFile};
 use super::writer::append_record;
@@ -46,6 +47,9 @@ pub(crate) type Judge<'a> = &'a mut dyn FnMut(&Frame) -> Result<Fate>;
 pub(crate) struct Rewrite {
     env: Arc<dyn Env>,
     segments: Arc<Segments>,
+    account: Arc<Account>,
+    /// The length that was claimed for the new file.
+    claimed: u64,
     old: Vec<Arc<Old>>,
     item: SegmentItem,
     header: SegmentHeader,
@@ -77,8 +81,7 @@ impl Rewrite {
     /// Begins to write neighbors, given by rising number, anew. Changes up to `folded_lsn` will be
     /// folded into their entries.
     pub fn begin(
-        env: &Arc<dyn Env>,
-        segments: &Arc<Segments>,
+        (env, segments, account): (&Arc<dyn Env>, &Arc<Segments>, &Arc<Account>),
         store_uuid: [u8; 16],
         old: Vec<Arc<Old>>,
         (folded_lsn, controls, over_damage): (u64, bool, bool),
@@ -123,6 +126,8 @@ impl Rewrite {
         Ok(Self {
             env: Arc::clone(env),
             segments: Arc::clone(segments),
+            account: Arc::clone(account),
+            claimed: 0,
             old,
             item,
             summary: Summary::of(&header),
@@ -214,7 +219,15 @@ impl Rewrite {
         if self.buffer.len() >= WRITE_CHUNK { self.write_buffer() } else { Ok(()) }
     }
 
+    /// Claims the space of the file up to this length.
+    fn claim(&mut self, len: u64) -> Result<()> {
+        self.account.claim_more(Part::Log, (self.claimed, len), Claim::Rewrite)?;
+        self.claimed = self.claimed.max(len);
+        Ok(())
+    }
+
     fn write_buffer(&mut self) -> Result<()> {
+        self.claim(self.start + self.buffer.len() as u64)?;
         write_all_at(&*self.file, &self.buffer, self.start)
             .map_err(|error| Error::io("write to", &self.path, error))?;
         self.start += self.buffer.len() as u64;
@@ -230,6 +243,7 @@ impl Rewrite {
         let (footer, trailer) =
             format::encode_footer(&self.summary, salt, self.start, self.records, lsns);
         let len = self.start + footer.len() as u64;
+        self.claim(len)?;
         self.header.capacity = len;
         let written = write_all_at(&*self.file, &footer, self.start)
             .and_then(|()| write_all_at(&*self.file, &self.header.encode(), 0));
@@ -294,6 +308,7 @@ impl Rewrite {
     /// Gives the rewrite up: the new file goes, whatever name it has. Only an answer that the
     /// replace record was not written allows this once the file has its name.
     pub fn discard(self) {
+        self.account.release(Part::Log, self.claimed);
         if let Err(error) = self.env.unlink(&self.path) {
             tracing::warn!(%error, "a rewritten segment that was given up still takes space");
         }

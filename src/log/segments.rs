@@ -19,6 +19,9 @@ use crate::format::{self, ChangeRow, Frame, Kind, Position, SegmentEnd, SegmentI
 /// How many segment files are kept open.
 const OPEN_FILES_MAX: usize = 64;
 
+/// Space kept free behind the records for changes by an operator.
+const CHANGE_RESERVE: u64 = 64 * 1024;
+
 /// The segment that takes new records.
 #[derive(Debug)]
 pub(crate) struct Active {
@@ -30,6 +33,17 @@ pub(crate) struct Active {
     pub end: u64,
     /// Where the synced records end.
     pub synced_end: u64,
+}
+
+impl Active {
+    /// How many bytes of records and rows still fit, before a mark and the footer, and with a reserve
+    /// before what is kept for an operator's changes.
+    pub fn place(&self, with_reserve: bool) -> u64 {
+        let capacity = self.file.header.capacity;
+        let reserve = if with_reserve { CHANGE_RESERVE.min(capacity / 16) } else { 0 };
+        let behind = format::padded_len(0) + format::footer_len(&self.summary) + reserve;
+        capacity.saturating_sub(self.end + behind)
+    }
 }
 
 /// A segment that takes no more records.

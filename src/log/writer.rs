@@ -33,9 +33,6 @@ use full::full_of;
 
 use super::{Active, Committed, Control, Draft, Note, Old, Row, Segments, Tallies};
 
-/// Space kept free behind the records for changes by an operator.
-const CHANGE_RESERVE: u64 = 64 * 1024;
-
 /// A record with its number, on its way into a group.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -132,17 +129,14 @@ impl Writer {
     }
 
     fn has_room(&self, group: &[Pending], bytes: u64) -> bool {
-        let reserve = CHANGE_RESERVE.min(self.segment.header.capacity / 16);
         let kept = self.for_changes && group.iter().any(Pending::is_entry);
-        !kept && self.fits(group, bytes, reserve)
+        !kept && self.fits(group, bytes, true)
     }
 
-    /// Whether a group fits into the active segment and leaves a reserve.
-    fn fits(&self, group: &[Pending], bytes: u64, reserve: u64) -> bool {
-        let mark = padded_len(0);
-        let footer = self.segments.with_active(|active| format::footer_len(&active.summary));
-        let added: u64 = group.iter().map(|pending| pending.draft.note.footer_len()).sum();
-        self.end + bytes + mark + footer + added + reserve <= self.segment.header.capacity
+    /// Whether a group fits into the active segment, and leaves its reserve.
+    fn fits(&self, group: &[Pending], bytes: u64, with_reserve: bool) -> bool {
+        let rows: u64 = group.iter().map(|pending| pending.draft.note.footer_len()).sum();
+        bytes + rows <= self.segments.with_active(|active| active.place(with_reserve))
     }
 
     fn write(&mut self, group: &[Pending], sync: bool) -> Result<Vec<Committed>, CommitError> {
@@ -237,17 +231,16 @@ impl Writer {
     fn rotate(&mut self, segment_bytes: u64, claim: Claim) -> Result<(), CommitError> {
         let number = self.segment.header.segment;
         let prepared = self.preparer.take(number + 1).map_err(CommitError::Refused)?;
-        let claimed = claimed_bytes(segment_bytes, claim, &self.set, &[]);
+        let set = self.next_set();
+        let claimed = capacity(segment_bytes, &set, &[]);
         self.account.claim(Part::Log, claimed, claim).map_err(|error| {
             self.preparer.drop_leftover(number + 1);
             CommitError::Refused(error)
         })?;
-        let rotated = self.rotate_claimed(prepared, segment_bytes);
-        self.account.release(Part::Log, claimed);
-        match &rotated {
-            Ok(()) => self.account.add(Part::Log, self.segment.header.capacity),
-            Err(CommitError::Refused(_)) => self.preparer.drop_leftover(number + 1),
-            Err(CommitError::Failed(_)) => {}
+        let rotated = self.rotate_claimed(prepared, segment_bytes, set);
+        if let Err(CommitError::Refused(_)) = &rotated {
+            self.account.release(Part::Log, claimed);
+            self.preparer.drop_leftover(number + 1);
         }
         rotated
     }
@@ -256,6 +249,7 @@ impl Writer {
         &mut self,
         prepared: Option<Arc<dyn File>>,
         segment_bytes: u64,
+        mut set: SegmentSet,
     ) -> Result<(), CommitError> {
         let number = self.segment.header.segment;
         let next = self.next_file(prepared, segment_bytes)?;
@@ -264,7 +258,9 @@ impl Writer {
         let lsns = (self.segment.header.base_lsn, self.last_lsn);
         let (footer, trailer) = format::encode_footer(&summary, salt, self.end, self.records, lsns);
         let footer_crc = trailer.crc(salt);
-        let set = self.next_set(summary.entries.len() as u64, footer_crc);
+        if let Some(end) = set.ends.last_mut() {
+            end.footer_crc = footer_crc;
+        }
         let predecessor =
             Predecessor { segment: number, last_lsn: self.last_lsn, end: self.end, footer_crc };
         let birth = Birth {
@@ -310,15 +306,17 @@ impl Writer {
     fn refused_or_failed(&self, error: Error) -> CommitError {
         if is_no_space(&error) {
             let needed = self.config.segment_size();
-            CommitError::Refused(full_of(&*self.env, &self.config.dir, needed))
+            CommitError::Refused(full_of(&*self.env, &self.config.dir, needed, &error))
         } else {
             CommitError::Failed(error)
         }
     }
 
-    /// The set with the active segment among the older ones.
-    fn next_set(&self, entries: u64, footer_crc: u32) -> SegmentSet {
+    /// The set with the active segment among the older ones; the checksum of its footer is not
+    /// known yet.
+    fn next_set(&self) -> SegmentSet {
         let mut set = self.set.clone();
+        let entries = self.segments.with_active(|active| active.summary.entries.len() as u64);
         let item = SegmentItem {
             segment: self.segment.header.segment,
             generation: self.segment.header.generation,
@@ -326,7 +324,7 @@ impl Writer {
             last_lsn: self.last_lsn,
             entries,
         };
-        set.push(item, SegmentEnd { end: self.end, footer_crc, folded_lsn: 0 });
+        set.push(item, SegmentEnd { end: self.end, footer_crc: 0, folded_lsn: 0 });
         set.totals.captured += entries;
         let tallies = self.segments.with_active(|active| active.tallies.clone());
         set.totals = tallies.removed(set.totals);
@@ -426,6 +424,11 @@ struct Unnamed {
 }
 
 impl Birth<'_> {
+    /// The space that the segment takes.
+    pub fn capacity(&self) -> u64 {
+        capacity(self.segment_bytes, self.set, &self.carried)
+    }
+
     /// Writes header and first group into a new file, syncs it and gives it its name. Without
     /// space for it nothing is left, and it may be tried again.
     pub fn create(&self) -> Result<Born> {
@@ -442,13 +445,11 @@ impl Birth<'_> {
         let set_lsn = self.predecessor.map_or(0, |predecessor| predecessor.last_lsn);
         let set = Pending { lsn: set_lsn, draft: set_draft, flags: Flags::default() };
         let group: Vec<&Pending> = std::iter::once(&set).chain(&self.carried).collect();
-        let bytes: u64 = group.iter().map(|pending| pending.draft.record_len()).sum();
         let mut salt = [0; 4];
         let next_path = self.log_dir.join(format::next_name(self.segment));
         self.env
             .fill_random(&mut salt)
             .map_err(|error| Error::io("get random bytes for", &next_path, error))?;
-        let fresh = self.segment_bytes;
         let header = SegmentHeader {
             store_uuid: self.store_uuid,
             segment: self.segment,
@@ -459,7 +460,7 @@ impl Birth<'_> {
             predecessor: self.predecessor,
             generation: 0,
             folded_lsn: 0,
-            capacity: fresh.max(SEGMENT_HEADER_LEN + bytes + fresh / 2 + fresh / 4),
+            capacity: self.capacity(),
         };
         let file = match prepared {
             Some(file) => file,
@@ -526,22 +527,15 @@ impl Birth<'_> {
     }
 }
 
-/// What is claimed for a segment of about this size. A long segment set makes it larger; what is
-/// kept beside new entries covers that, and nothing does beside what is kept.
-pub(crate) fn claimed_bytes(
-    segment_bytes: u64,
-    claim: Claim,
-    set: &SegmentSet,
-    carried: &[Pending],
-) -> u64 {
-    if claim == Claim::Growth {
-        return segment_bytes;
-    }
-    // The set grows by the segment that is left.
-    let item = size_of::<(SegmentItem, SegmentEnd)>();
-    let set = format::encode_body(set).map_or(0, |body| padded_len(body.len() + item));
-    let carried: u64 = carried.iter().map(|pending| pending.draft.record_len()).sum();
-    segment_bytes + SEGMENT_HEADER_LEN + set + carried
+/// The space that a segment of about this size takes when it begins with these: the rest of a long
+/// set, and a footer, must fit too.
+fn capacity(segment_bytes: u64, set: &SegmentSet, carried: &[Pending]) -> u64 {
+    let set = format::encode_body(set).map_or(0, |body| padded_len(body.len()));
+    let records: u64 = carried.iter().map(|pending| pending.draft.record_len()).sum();
+    let rows: u64 = carried.iter().map(|pending| pending.draft.note.footer_len()).sum();
+    let footer = format::footer_len(&Summary::new(0)) + rows + padded_len(0);
+    let first_group = SEGMENT_HEADER_LEN + set + records;
+    segment_bytes.max(first_group + footer.max(segment_bytes / 2 + segment_bytes / 4))
 }
 
 /// Takes space ahead of use, where the file system can.

@@ -180,6 +180,7 @@ fn hint(error: &Error) -> &'static str {
         Error::Panicked { .. } => "this is a bug; please report it, and restart the process",
         Error::Closed => "open the store again",
         Error::Full { what: "disk", .. } => "free space on the disk; capture goes on by itself",
+        Error::Full { what: "quota", .. } => "raise the quota; capture goes on by itself",
         Error::Full { .. } => "archive and purge entries, or raise the setting that is named",
         Error::QueueFull { .. } | Error::IndexNotReady { .. } => "wait; it ends by itself",
         _ => "look at the disk: its free space, its rights, the log of the system",

@@ -24,6 +24,132 @@ fn failure(number: u64) -> NewFailure {
     NewFailure::new("payment", "PG_TIMEOUT").error(format!("E{}", number % 3), "no answer")
 }
 
+/// The ways to hand failures over.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Store,
+    Batch,
+    Submit,
+    SubmitBatch,
+    Queue,
+    /// Another process leaves them in fallback files.
+    Beside,
+}
+
+const WAYS: [Way; 6] =
+    [Way::Store, Way::Batch, Way::Submit, Way::SubmitBatch, Way::Queue, Way::Beside];
+const STRATEGIES: [OverflowStrategy; 3] =
+    [OverflowStrategy::Reject, OverflowStrategy::DropOldest, OverflowStrategy::CompressOldest];
+
+/// Hands two failures over and waits for them.
+fn hand_over(way: Way, engine: &Engine, env: &Memory, config: &Config) -> Result<(), Error> {
+    let large = Json::object(format!("{{\"x\":\"{}\"}}", "y".repeat(3000))).unwrap();
+    let pair = vec![failure(0).request(large.clone()), failure(1).request(large)];
+    let level = Durability::Written;
+    match way {
+        Way::Store => pair.into_iter().try_for_each(|one| {
+            engine.store(one).map(drop).map_err(|refused| {
+                assert_eq!(refused.failure.failure_type, "PG_TIMEOUT", "it is given back");
+                refused.source
+            })
+        }),
+        Way::Batch => engine.store_batch(pair, level).map(drop).map_err(|refused| {
+            assert_eq!(refused.failures.len(), 2, "all are given back");
+            refused.source
+        }),
+        Way::Submit => pair.into_iter().try_for_each(|one| {
+            let receipt = engine.submit(one, level).map_err(|refused| refused.source)?;
+            receipt.wait().map(drop)
+        }),
+        Way::SubmitBatch => {
+            let receipt = engine.submit_batch(pair, level).map_err(|refused| refused.source)?;
+            receipt.wait().map(drop)
+        }
+        Way::Queue => pair.into_iter().try_for_each(|one| {
+            engine.store_with(one, Durability::Queued).map(drop).map_err(|refused| refused.source)
+        }),
+        Way::Beside => {
+            let env: Arc<dyn deadletter::Env> = Arc::new(env.clone());
+            for one in pair {
+                deadletter::spill_with(config, &env, one).map_err(|refused| refused.source)?;
+            }
+            engine.step()
+        }
+    }
+}
+
+/// Everything offered is counted, and nothing is lost.
+fn check_accounting(engine: &Engine, what: &str) {
+    let it = engine.accounting().unwrap();
+    let settled = it.captured + it.duplicates + it.refused + it.queued + it.spilled;
+    assert_eq!(it.offered, settled, "{what}: {it:?}");
+    assert_eq!(it.captured, it.live + it.evicted, "{what}: {it:?}");
+}
+
+#[test]
+fn the_bound_of_the_directory_holds_and_makes_room_on_every_way_in() {
+    for strategy in STRATEGIES {
+        for way in WAYS {
+            let env = Memory::new(1);
+            let mut config = crate::store::config();
+            config.limits.request_data_max_bytes = 16 * 1024;
+            config.max_bytes = Some(1024 * 1024);
+            config.bounds.overflow_strategy = strategy;
+            config.bounds.overflow_evict_batch_size = 100;
+            let engine = open(&env, &config);
+            let what = format!("{strategy:?}, {way:?}");
+            let refused = (0..300).find_map(|_| {
+                let error = hand_over(way, &engine, &env, &config).err();
+                assert!(engine.space().unwrap().used <= 1024 * 1024, "{what}");
+                error
+            });
+            match (strategy, refused) {
+                // Who has not got the store's lock cannot make room in it.
+                (_, Some(Error::Full { what: "max_bytes", .. })) if matches!(way, Way::Beside) => {}
+                (OverflowStrategy::Reject, Some(Error::Full { what: "max_bytes", .. })) => {
+                    assert!(engine.space().unwrap().shortage.is_some(), "{what}");
+                    let live = engine.accounting().unwrap().live;
+                    assert!(live > 150, "{what}: {live} fit");
+                }
+                (OverflowStrategy::Reject, other) => panic!("{what}: {other:?}"),
+                (_, refused) => assert!(refused.is_none(), "{what}: {refused:?}"),
+            }
+            engine.step().unwrap();
+            assert_eq!(engine.failure().map(|error| error.to_string()), None, "{what}");
+            check_accounting(&engine, &what);
+        }
+    }
+}
+
+#[test]
+fn the_limits_of_entries_hold_and_make_room_on_every_way_in() {
+    for strategy in STRATEGIES {
+        for way in WAYS {
+            let env = Memory::new(1);
+            let config = config(strategy);
+            let engine = open(&env, &config);
+            let what = format!("{strategy:?}, {way:?}");
+            let refused = (0..100).find_map(|_| hand_over(way, &engine, &env, &config).err());
+            engine.step().unwrap();
+            let active = engine.overflow().unwrap().active;
+            match (strategy, way, refused) {
+                // They are captured already, so they come home whatever the limit says.
+                (_, Way::Beside, None) => assert_eq!(engine.accounting().unwrap().captured, 200),
+                (
+                    OverflowStrategy::Reject,
+                    _,
+                    Some(Error::TooMany { what: "max_size_per_domain", .. }),
+                ) => assert_eq!(active, 100, "{what}"),
+                (OverflowStrategy::Reject, _, other) => panic!("{what}: {other:?}"),
+                (_, _, refused) => {
+                    assert!(refused.is_none() && active <= 100, "{what}: {active}, {refused:?}");
+                }
+            }
+            check_accounting(&engine, &what);
+        }
+    }
+}
+
 #[test]
 fn summaries_survive_rotations_restarts_and_are_read_beside_a_writer() {
     let env = Memory::new(1);

@@ -210,13 +210,14 @@ fn bytes_of_states_that_are_no_longer_true_are_given_back() {
     check_same(&disk, &engine, &wanted);
 }
 
-/// Its removal stands in a segment that is rewritten before the one that holds its record.
-pub fn a_removed_entry_stays_gone() -> bool {
+/// What `act` does to the first entry stands in a segment that is rewritten while the one that holds
+/// the entry is not; returns the entry as the next process finds it.
+fn find_after_rewrite(act: impl Fn(&Engine, EntryId)) -> Option<Entry> {
     let disk = Simulated::new(1);
     let engine = open(&disk);
     let ids = fill(&engine, 0..60);
     engine.compact(&mut |_, _| {}).unwrap();
-    remove(&engine, &ids[..1], Cause::Purged);
+    act(&engine, ids[0]);
     for round in 0..40 {
         resolve(&engine, ids[50 + round % 2], &"n".repeat(3000));
     }
@@ -227,12 +228,26 @@ pub fn a_removed_entry_stays_gone() -> bool {
     assert!(after.contains(&before[0]), "one entry less is not worth a rewrite");
     assert!(after.iter().any(|(name, _)| name.ends_with("-0001.seg")), "{after:?}");
     let reopened = open(&disk.crash_image(CrashMode::Nothing, 1));
-    reopened.get(ids[0]).unwrap().is_none()
+    reopened.get(ids[0]).unwrap()
+}
+
+pub fn a_removed_entry_stays_gone() -> bool {
+    find_after_rewrite(|engine, id| remove(engine, &[id], Cause::Purged)).is_none()
+}
+
+pub fn a_state_outlives_a_rewrite() -> bool {
+    let entry = find_after_rewrite(|engine, id| resolve(engine, id, "by hand")).unwrap();
+    entry.state().resolution_note == "by hand"
 }
 
 #[test]
 fn a_removal_is_kept_as_long_as_the_record_of_its_entry() {
     assert!(a_removed_entry_stays_gone());
+}
+
+#[test]
+fn a_state_is_kept_until_it_is_folded() {
+    assert!(a_state_outlives_a_rewrite());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A disk that becomes full: what is refused, what goes on, and what is there afterwards.
 
 mod bound;
+mod device;
 mod mounted;
 mod zero;
 

@@ -100,7 +100,11 @@ pub fn import(context: &Context, args: &ImportArgs) -> Result<Exit> {
     settled?;
     flights.print_summary()?;
     closed?;
-    Ok(if bad_line { Exit::Usage } else { Exit::Done })
+    Ok(match (bad_line, flights.met_limit()) {
+        (true, _) => Exit::Usage,
+        (false, true) => Exit::NotCaptured,
+        (false, false) => Exit::Done,
+    })
 }
 
 fn pump(
@@ -123,7 +127,7 @@ fn pump(
                     let bytes = content.as_ref().map_or(0, Vec::len);
                     match content.and_then(|text| line::parse(&text, form)) {
                         Ok(failure) => flights.offer(number, bytes, failure)?,
-                        Err(reason) => flights.refuse(number, reason)?,
+                        Err(reason) => flights.refuse(number, &reason)?,
                     }
                 }
                 progress.beat();

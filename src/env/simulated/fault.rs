@@ -63,12 +63,19 @@ pub enum FaultKind {
     EioSticky,
     /// The step fails with ENOSPC; a write may have applied a prefix. Suits what takes space.
     Enospc,
+    /// As [`FaultKind::Enospc`] with EDQUOT: a quota is used up.
+    Edquot,
+    /// As [`FaultKind::EioSticky`] with EROFS: the kernel lets nobody write any more.
+    Erofs,
     /// A write applies a prefix and reports the short count. Suits writes of two bytes or more.
     ShortWrite,
     /// A sync fails with EIO and the kernel forgets what it should have written: reads still see
     /// it, later syncs succeed without it, a power cut loses it. The names of a directory stay
     /// pending. Suits syncs.
     FailedSync,
+    /// As [`FaultKind::FailedSync`] with ENOSPC: a thinly provisioned device took the writes and has
+    /// no space for them.
+    EnospcSync,
     /// The clock advances, then the step succeeds. Suits every step.
     Stall(Duration),
 }
@@ -78,12 +85,12 @@ impl FaultKind {
     pub(super) const fn suits(self, kind: OperationKind, len: u64) -> bool {
         use OperationKind::{Allocate, Create, CreateDirectory, Lock, Rename, SetLen, Write};
         match self {
-            Self::Eio | Self::EioSticky | Self::Stall(_) => true,
-            Self::Enospc => {
+            Self::Eio | Self::EioSticky | Self::Erofs | Self::Stall(_) => true,
+            Self::Enospc | Self::Edquot => {
                 matches!(kind, Create | CreateDirectory | Write | SetLen | Allocate | Rename | Lock)
             }
             Self::ShortWrite => matches!(kind, Write) && len >= 2,
-            Self::FailedSync => {
+            Self::FailedSync | Self::EnospcSync => {
                 matches!(kind, OperationKind::Sync | OperationKind::SyncDirectory)
             }
         }

@@ -69,6 +69,19 @@ impl SegmentFiles {
         self.generations.remove(&number);
     }
 
+    /// Leaves out the segments between the newest one and the one that it names as its predecessor:
+    /// it took their place. Answers with the names of their files.
+    pub fn take_replaced(&mut self, newest: &SegmentHeader) -> Vec<String> {
+        let from = newest.predecessor.map_or(0, |before| before.segment.saturating_add(1));
+        let mut names = Vec::new();
+        for number in from..newest.segment {
+            let generations = self.generations.remove(&number).unwrap_or_default();
+            let name = |generation| format::segment_name(number, generation);
+            names.extend(generations.into_iter().map(name));
+        }
+        names
+    }
+
     /// The newest segment, and its highest generation.
     pub fn newest(&self) -> Option<(u64, u32)> {
         let (number, generations) = self.generations.last_key_value()?;

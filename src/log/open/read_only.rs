@@ -144,7 +144,11 @@ fn newest_readable(
         let path = segments.path(newest, generation);
         match SegmentFile::open(env, &path, OpenMode::Read, false) {
             Err(Error::Damaged(damage)) => unreadable.push(*damage),
-            other => return other?.into_newest(),
+            other => {
+                let segment = other?.into_newest()?;
+                files.take_replaced(&segment.header);
+                return Ok(segment);
+            }
         }
         files.remove(newest);
     }

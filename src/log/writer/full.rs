@@ -43,7 +43,7 @@ impl Writer {
             }
             return Err(CommitError::Refused(error));
         }
-        if self.fits(group, bytes, 0) {
+        if self.fits(group, bytes, false) {
             return Ok(());
         }
         self.begin_small(group, bytes, error)
@@ -56,6 +56,9 @@ impl Writer {
         bytes: u64,
         error: Error,
     ) -> Result<(), CommitError> {
+        // Facts about the log are written to give space back.
+        let is_change = |pending: &Pending| pending.draft.kind == Kind::Change;
+        let claim = if group.iter().any(is_change) { Claim::Change } else { Claim::Rewrite };
         for with_ballast in [false, true] {
             if with_ballast && self.ballast.release().map_err(CommitError::Refused)? == 0 {
                 break;
@@ -65,12 +68,12 @@ impl Writer {
                 if bytes > segment_bytes / 2 {
                     continue;
                 }
-                match self.rotate(segment_bytes, Claim::Reserve) {
+                match self.rotate(segment_bytes, claim) {
                     Err(CommitError::Refused(_)) => continue,
                     other => other?,
                 }
                 self.for_changes = true;
-                if self.fits(group, bytes, 0) {
+                if self.fits(group, bytes, false) {
                     return Ok(());
                 }
                 return Err(CommitError::Refused(error));
@@ -96,8 +99,13 @@ pub(crate) fn is_no_space(error: &Error) -> bool {
     }
 }
 
-/// What to say of a full disk on which so many bytes were wanted.
-pub(crate) fn full_of(env: &dyn Env, dir: &Path, bytes: u64) -> Error {
+/// What to say of a full disk on which so many bytes were wanted. Of a quota the file system does not
+/// tell what is left.
+pub(crate) fn full_of(env: &dyn Env, dir: &Path, bytes: u64, error: &Error) -> Error {
+    let quota = std::io::ErrorKind::QuotaExceeded;
+    if matches!(error, Error::Io { source, .. } if source.kind() == quota) {
+        return Error::Full { what: "quota", bytes, bytes_max: 0 };
+    }
     let bytes_max = env.free_bytes(dir).unwrap_or(0);
     Error::Full { what: "disk", bytes, bytes_max }
 }

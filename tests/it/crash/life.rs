@@ -15,12 +15,15 @@ use super::tap::{Shot, Tap};
 const SHOTS: usize = 40;
 
 /// The failures that may happen at a step.
-pub const FAULTS: [FaultKind; 5] = [
+pub const FAULTS: [FaultKind; 8] = [
     FaultKind::Eio,
     FaultKind::EioSticky,
+    FaultKind::Erofs,
     FaultKind::Enospc,
+    FaultKind::Edquot,
     FaultKind::ShortWrite,
     FaultKind::FailedSync,
+    FaultKind::EnospcSync,
 ];
 
 /// Prepares the disk of each process; answers whether calls may then fail.
@@ -110,7 +113,8 @@ fn choose(chance: &mut Chance) -> Op {
 fn plan_fault(disk: &Simulated, chance: &mut Chance) -> String {
     let kind = FAULTS[chance.below(FAULTS.len())];
     let at = chance.below(80) as u64;
-    let steps = if kind == FaultKind::FailedSync { 6 } else { 1 };
+    let lasts = matches!(kind, FaultKind::FailedSync | FaultKind::EnospcSync);
+    let steps = if lasts { 6 } else { 1 };
     // Every other step, so that a disk that tries again succeeds.
     for at in (at..at + steps).step_by(2) {
         disk.inject(Fault { at, kind });
@@ -118,7 +122,7 @@ fn plan_fault(disk: &Simulated, chance: &mut Chance) -> String {
     format!("{kind:?} at step {at}")
 }
 
-fn crash_at(shot: &Shot, chance: &mut Chance) -> (String, Simulated, Crash) {
+pub fn crash_at(shot: &Shot, chance: &mut Chance) -> (String, Simulated, Crash) {
     let modes = CrashMode::ALL;
     match modes.get(chance.below(modes.len() + 1)) {
         Some(mode) => {

@@ -88,6 +88,14 @@ mod bugs {
     }
 
     #[test]
+    fn a_state_that_compaction_forgets_is_noticed() {
+        plant(Some(Bug::ForgottenChange));
+        let kept = crate::compact::a_state_outlives_a_rewrite();
+        plant(None);
+        assert!(!kept, "a state was forgotten and nobody noticed");
+    }
+
+    #[test]
     fn a_removal_that_compaction_forgets_is_noticed() {
         plant(Some(Bug::ForgottenRemoval));
         let gone = crate::compact::a_removed_entry_stays_gone();

@@ -10,8 +10,6 @@ use deadletter::{
 use super::{config, failure, keys, open, used};
 
 const MAX_BYTES: u64 = 1024 * 1024;
-/// Each crash leaves the stump of a segment until it is compacted, so there are not many of them.
-const CRASHES_MAX: u32 = 3;
 
 fn bounded() -> Config {
     let mut config = config();
@@ -94,7 +92,7 @@ fn live(seed: u64) -> u64 {
     let mut chance = Chance(seed);
     let mut disk = Simulated::new(seed);
     let mut engine = open(&disk, bounded());
-    let (mut refusals, mut crashes) = (0, 0);
+    let mut refusals = 0;
     for number in 0..400 {
         refusals += u64::from(operate(&engine, &mut chance, number));
         let taken = used(&disk);
@@ -105,8 +103,7 @@ fn live(seed: u64) -> u64 {
         if chance.below(60) == 0 {
             engine.close().unwrap();
             engine = open(&disk, bounded());
-        } else if crashes < CRASHES_MAX && chance.below(60) == 0 {
-            crashes += 1;
+        } else if chance.below(30) == 0 {
             disk = disk.crash_image(CrashMode::Nothing, chance.below(1000));
             engine = open(&disk, bounded());
         }
@@ -126,6 +123,89 @@ fn whatever_happens_the_directory_stays_within_its_bound() {
     for seed in 1..=20 {
         let refusals = live(seed);
         assert!(refusals > 10, "seed {seed}: only {refusals} refusals, so the bound was not met");
+    }
+}
+
+/// What a life of a store that crashes again and again does.
+#[derive(Debug, Clone, Copy)]
+enum Life {
+    /// Nothing but to say that it uses the store.
+    Idles,
+    /// Stores until it is refused.
+    Stores,
+    /// Changes entries until it is refused, or a few times.
+    Changes,
+    /// Leaves records that nothing proves, as many as there is room for.
+    Writes,
+}
+
+/// One crash after the other, without a compaction between them. Never more bytes than the bound,
+/// whatever the store did before, and nothing is lost.
+fn crash_often(life: Life, restarts: bool) -> Engine {
+    let mut disk = Simulated::new(7);
+    let engine = open(&disk, bounded());
+    let mut stored = 0;
+    while engine.store(failure(stored, 4000)).is_ok() {
+        stored += 1;
+    }
+    drop(engine);
+    let mut next = 1000;
+    for crash in 0..60 {
+        disk =
+            if restarts { disk.restarted() } else { disk.crash_image(CrashMode::Nothing, crash) };
+        let engine = open(&disk, bounded());
+        let what = format!("{life:?}, crash {crash}");
+        assert!(used(&disk) <= MAX_BYTES, "{what}: {} bytes after opening", used(&disk));
+        assert_eq!(engine.report().lost, [], "{what}");
+        for _ in 0..8 {
+            next += 1;
+            let new = failure(next, 3000);
+            let refused = match life {
+                Life::Idles => engine.change_all(&[], &mut |_| Ok(Decision::Keep)).err(),
+                Life::Stores => engine.store(new).err().map(|error| error.source),
+                Life::Writes => {
+                    engine.store_with(new, Durability::Written).err().map(|error| error.source)
+                }
+                Life::Changes => {
+                    let note = "n".repeat(3000);
+                    engine.change(EntryId(1), &[], |state| state.resolution_note = note).err()
+                }
+            };
+            assert!(refused.as_ref().is_none_or(is_bound), "{what}: {refused:?}");
+            assert!(used(&disk) <= MAX_BYTES, "{what}: {} bytes", used(&disk));
+        }
+        let accounting = engine.accounting().unwrap();
+        assert_eq!((accounting.live, accounting.lost), (accounting.captured, 0), "{what}");
+        assert!(accounting.live >= stored, "{what}");
+        disk.power_off_at(Some(disk.operations()));
+    }
+    let engine = open(&disk.restarted(), bounded());
+    assert!(keys(&engine).len() as u64 >= stored);
+    engine
+}
+
+fn each_way_to_crash() -> impl Iterator<Item = (Life, bool)> {
+    let lives = [Life::Idles, Life::Stores, Life::Changes, Life::Writes];
+    lives.into_iter().flat_map(|life| [(life, true), (life, false)])
+}
+
+#[test]
+fn no_number_of_crashes_takes_the_directory_over_its_bound() {
+    for (life, restarts) in each_way_to_crash() {
+        crash_often(life, restarts);
+    }
+}
+
+#[test]
+fn there_is_always_room_to_give_space_back_and_then_for_a_change() {
+    for (life, restarts) in each_way_to_crash() {
+        let engine = crash_often(life, restarts);
+        for _ in 0..2 {
+            let compacted = engine.compact(&mut |_, _| {});
+            assert!(compacted.is_ok(), "{life:?}, {restarts}: {compacted:?}");
+            assert!(engine.space().unwrap().used <= MAX_BYTES);
+            engine.change_all(&[EntryId(1)], &mut |_| Ok(Decision::Remove(Cause::Purged))).unwrap();
+        }
     }
 }
 

@@ -45,6 +45,7 @@ pub struct Flights<'a> {
     batch_bytes: usize,
     flights: VecDeque<(Vec<u64>, BatchReceipt)>,
     summary: Summary,
+    met_limit: bool,
 }
 
 #[derive(Default, Serialize)]
@@ -83,6 +84,7 @@ impl<'a> Flights<'a> {
             batch_bytes: 0,
             flights: VecDeque::new(),
             summary: Summary::default(),
+            met_limit: false,
         }
     }
 
@@ -106,14 +108,32 @@ impl<'a> Flights<'a> {
     }
 
     /// Names a bad line; earlier lines are submitted first, so that they keep their order.
-    pub fn refuse(&mut self, line: u64, reason: String) -> Result<(), Stopped> {
+    pub fn refuse(&mut self, line: u64, reason: &str) -> Result<(), Stopped> {
         self.submit()?;
         self.output.warning(&format!("line {line}: {reason}"));
-        self.summary.refused += 1;
-        if self.summary.errors.len() < ERRORS_MAX {
-            self.summary.errors.push(LineError { line, error: reason });
-        }
+        self.count_refused(&[line], reason);
         if self.options.stop { Err(Stopped::BadLine) } else { Ok(()) }
+    }
+
+    fn count_refused(&mut self, lines: &[u64], reason: &str) {
+        self.summary.refused += lines.len() as u64;
+        let room = ERRORS_MAX.saturating_sub(self.summary.errors.len());
+        let named = lines.iter().take(room);
+        let errors = named.map(|line| LineError { line: *line, error: reason.to_owned() });
+        self.summary.errors.extend(errors);
+    }
+
+    /// A line is refused for want of room, which is no fault of its own. Where a limit of its domain
+    /// is reached, later lines may still be stored, if the import is to go on.
+    fn refuse_for_room(&mut self, line: u64, error: Error) -> Result<(), Stopped> {
+        self.count_refused(&[line], &error.to_string());
+        if !self.options.stop && matches!(error, Error::TooMany { .. }) {
+            self.output.warning(&format!("line {line}: {error}"));
+            self.met_limit = true;
+            return Ok(());
+        }
+        let error = anyhow::Error::new(error);
+        Err(Stopped::Error(error.context(format!("line {line} was not stored"))))
     }
 
     /// Commits what is there and waits for all of it.
@@ -122,12 +142,18 @@ impl<'a> Flights<'a> {
         self.settle().map_err(Stopped::Error)
     }
 
-    /// Waits for everything in flight.
+    /// Waits for everything in flight; the first failure is returned.
     pub fn settle(&mut self) -> Result<()> {
+        let mut result = Ok(());
         while !self.flights.is_empty() {
-            self.land()?;
+            result = result.and(self.land());
         }
-        Ok(())
+        result
+    }
+
+    /// Whether lines were passed over because a limit is reached.
+    pub fn met_limit(&self) -> bool {
+        self.met_limit
     }
 
     /// Prints the counts.
@@ -173,11 +199,10 @@ impl<'a> Flights<'a> {
             return Err(Stopped::Error(source.into()));
         }
         if let [line] = *lines {
-            // No line is at fault; what fits is stored, and the rest can be imported later.
             if is_full {
-                return Err(Stopped::Error(source.into()));
+                return self.refuse_for_room(line, source);
             }
-            return self.refuse(line, source.to_string());
+            return self.refuse(line, &source.to_string());
         }
         let mut lines = lines;
         let middle = lines.len() / 2;
@@ -189,7 +214,14 @@ impl<'a> Flights<'a> {
 
     fn land(&mut self) -> Result<()> {
         let Some((lines, receipt)) = self.flights.pop_front() else { return Ok(()) };
-        let stored = receipt.wait()?;
+        let stored = receipt.wait().map_err(|error| {
+            if matches!(error, Error::Full { .. }) {
+                self.count_refused(&lines, &error.to_string());
+            }
+            let (first, last) = (lines.first(), lines.last());
+            let (first, last) = (first.copied().unwrap_or(0), last.copied().unwrap_or(0));
+            anyhow::Error::new(error).context(format!("lines {first} to {last} were not stored"))
+        })?;
         for (line, stored) in lines.into_iter().zip(stored) {
             if stored.duplicate {
                 self.summary.duplicates += 1;
