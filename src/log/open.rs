@@ -47,7 +47,7 @@ pub(crate) use read_only::open_read_only;
 pub(crate) use store_file::{check_store, store_file_damaged, store_uuid};
 
 use owner::take_lock;
-use segment_set::rebuild_set;
+use segment_set::{head_set, rebuild_set};
 use store_file::{Found, create_store, find_store};
 
 /// What opening found and did.
@@ -200,14 +200,7 @@ impl Opening<'_> {
         let clean = clean || super::planted::has(super::planted::Bug::AppendAfterTear);
         self.report.of_survey(&survey, clean);
         let head = survey.set.is_some();
-        let mut set = match survey.set.take() {
-            Some(set) => set,
-            None => {
-                let set = rebuild_set(&**self.env, &self.segments, files, newest);
-                survey.count_from(&set.tallies);
-                set
-            }
-        };
+        let mut set = head_set(&**self.env, &self.segments, files, newest, &mut survey)?;
         let env = &**self.env;
         fill_ends(env, &self.segments, files, &mut set, &segment.header);
         let mut whole = survey.set_after(set.clone(), false);
@@ -266,7 +259,7 @@ impl Opening<'_> {
 
     /// The newest segment cannot be read at all: its records are lost, the rest goes on.
     fn pass_over(mut self, files: &SegmentFiles, newest: u64, damage: Damage) -> Result<Opened> {
-        let mut set = rebuild_set(&**self.env, &self.segments, files, newest);
+        let mut set = rebuild_set(&**self.env, &self.segments, files, newest)?;
         set.ends.resize(set.segments.len(), SegmentEnd::default());
         let before = set.segments.last().map_or(0, |item| item.last_lsn);
         let known = self.checkpoint.filter(|checkpoint| checkpoint.segment == newest);

@@ -208,7 +208,7 @@ impl Rewrite {
         header.ordinal = u32::try_from(self.summary.entries.len()).unwrap_or(u32::MAX);
         let offset = self.start + self.buffer.len() as u64;
         append_record(&mut self.buffer, &header, self.header.salt, offset, body);
-        let written = Frame { offset, header, body: body.clone() };
+        let written = Frame::new(offset, header, body.clone());
         add_row(&mut self.summary, self.header.store_uuid, &written);
         self.records += 1;
         if self.buffer.len() >= WRITE_CHUNK { self.write_buffer() } else { Ok(()) }

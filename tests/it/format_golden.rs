@@ -340,7 +340,7 @@ fn frames(bytes: &[u8]) -> (SegmentHeader, Vec<Frame>, u64) {
         let start = at + RECORD_HEADER_LEN;
         let body = bytes[start..start + record.body_len as usize].to_vec();
         assert!(record.fits(&body));
-        frames.push(Frame { offset: at as u64, header: record, body });
+        frames.push(Frame::new(at as u64, record, body));
         at += usize::try_from(record.record_len()).unwrap();
     }
     (header, frames, at as u64)
