@@ -1,9 +1,13 @@
-//! The compactor: weighs segments, writes what is alive anew, lets go of the old files.
+//! The compactor: weighs segments (`weigh`), writes what is alive anew, compressed where that pays
+//! (`compress`), lets go of the old files.
 //!
 //! One step at a time: a superseded file, one weighing, a piece of a rewrite, or its end. The end of
 //! a rewrite is in order: everything is synced that was folded; the new file gets its name; the
 //! replace record is synced; readers and the index turn to the new file; the old ones go once no
 //! reader of another process needs them. What a crash leaves between is in `log/rewrite.rs`.
+
+mod compress;
+mod weigh;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -16,11 +20,12 @@ use super::read::entry_of;
 use super::{Engine, Inner, lock};
 use crate::compact::{Choice, Rules, Weight, erase_due, plan};
 use crate::error::{Error, Result};
-use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody, Summary};
+use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody};
 use crate::index::{Catalog, Liveness, Wear};
 use crate::log::{
-    Claim, Commit, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten,
+    self, Commit, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten,
 };
+use weigh::{Weighed, touched};
 
 /// A step reads about this much.
 const STEP_BYTES: u64 = 1024 * 1024;
@@ -30,14 +35,12 @@ const FREE_BYTES_MIN: u64 = 256 * 1024;
 const PIN_MS_MAX: u64 = 60_000;
 /// After a failure compaction rests for so long.
 pub(super) const REST_MS: u64 = 1000;
-/// A segment is weighed again when an eighth of its records may weigh less since.
-const WEIGH_AGAIN: u64 = 8;
 
 /// What the compactor does and knows.
 #[derive(Debug, Default)]
 pub(super) struct Compactor {
-    /// What is written anew, and how many bytes were claimed for it.
-    job: Option<(Rewrite, u64)>,
+    /// What is written anew.
+    job: Option<Rewrite>,
     /// Segments as they weighed when so many changes had touched them.
     weights: HashMap<(u64, u32), Weighed>,
     /// Since when a segment holds traces of removed entries whose own records are gone.
@@ -60,13 +63,6 @@ struct Superseded {
     path: PathBuf,
     bytes: u64,
     since_ms: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Weighed {
-    weight: Weight,
-    touched: u64,
-    records: u64,
 }
 
 /// What a step did.
@@ -103,7 +99,8 @@ impl Engine {
     ///
     /// When this returns `Ok` and [`CompactReport::pinned_files`] is 0, no byte of an entry that was
     /// removed before the call is left in the log. What recovery put into `quarantine/` is not
-    /// touched.
+    /// touched. Of an entry that was compressed a build without the feature `zstd` may leave pieces in
+    /// a dictionary, until one with the feature compacts.
     ///
     /// # Errors
     ///
@@ -202,17 +199,20 @@ impl Inner {
     }
 
     /// Begins to rewrite neighbors.
-    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<(Rewrite, u64)> {
+    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<Rewrite> {
         let commit = self.restate()?;
         let last = self.segments.all_old().last().map(|last| last.number);
         let controls = old.iter().any(|old| Some(old.number) == last);
         let bytes = old.iter().map(|old| self.segments.open(old).map(|(file, _)| file.len));
-        let bytes: u64 = bytes.sum::<Result<u64>>()?;
-        self.check_free(bytes)?;
-        self.watch.account.claim(Part::Log, bytes, Claim::Reserve)?;
-        let fold = (commit.synced_lsn(), controls, over_damage);
-        let begun = Rewrite::begin(&self.env, &self.segments, self.store_uuid, old, fold);
-        begun.map(|job| (job, bytes)).inspect_err(|_| self.watch.account.release(Part::Log, bytes))
+        self.check_free(bytes.sum::<Result<u64>>()?)?;
+        let folded_lsn = commit.synced_lsn();
+        if !format::COMPRESSES {
+            self.restate_changes(&old)?;
+        }
+        let compressor = self.compressor(&old, folded_lsn)?;
+        let plan = log::Plan { folded_lsn, controls, over_damage, compressor };
+        let account = &self.watch.account;
+        Rewrite::begin(&self.env, &self.segments, account, self.store_uuid, old, plan)
     }
 
     /// Refuses to write without room on the disk: the store must go on meanwhile.
@@ -226,34 +226,28 @@ impl Inner {
         Err(Error::io("rewrite a segment in", dir, std::io::ErrorKind::StorageFull.into()))
     }
 
-    fn go_on(&self, compactor: &mut Compactor, (mut job, claimed): (Rewrite, u64)) -> Result<Step> {
+    fn go_on(&self, compactor: &mut Compactor, mut job: Rewrite) -> Result<Step> {
         let moved = self.check_free(2 * STEP_BYTES).and_then(|()| self.copy(&mut job));
         match moved {
             Ok(Progress::More(bytes)) => {
                 compactor.spend(bytes);
-                compactor.job = Some((job, claimed));
+                compactor.job = Some(job);
             }
-            Ok(Progress::Copied) => self.finish(compactor, job, claimed)?,
+            Ok(Progress::Copied) => self.finish(compactor, job)?,
             Err(Error::Damaged(damage)) => {
                 let old = job.old().to_vec();
-                self.discard(job, claimed);
+                job.discard();
                 if !self.record_damage(&old)? {
                     return Err(Error::Damaged(damage));
                 }
                 compactor.job = Some(self.begin(old, true)?);
             }
             Err(error) => {
-                self.discard(job, claimed);
+                job.discard();
                 return Err(error);
             }
         }
         Ok(Step::Worked)
-    }
-
-    /// Gives a rewrite up, and the space that was claimed for it.
-    fn discard(&self, job: Rewrite, claimed: u64) {
-        job.discard();
-        self.watch.account.release(Part::Log, claimed);
     }
 
     fn copy(&self, job: &mut Rewrite) -> Result<Progress> {
@@ -279,16 +273,20 @@ impl Inner {
         let lsn = frame.header.lsn;
         let Some(newest) = liveness.newest(lsn)? else { return Ok(Fate::Keep) };
         let Some(change) = newest.change.filter(|change| change.lsn > newest.folded_lsn) else {
-            return Ok(if newest.present { Fate::Keep } else { Fate::Leave });
+            return Ok(match newest.is_present() {
+                true if newest.is_terminal() => Fate::Compress,
+                true => Fate::Keep,
+                false => Fate::Leave,
+            });
         };
-        if !newest.present {
+        if !newest.is_present() {
             return Ok(if change.lsn <= folded_lsn { Fate::Leave } else { Fate::Keep });
         }
         let Ok(mut body) = format::decode_body::<EntryBody>(frame) else { return Ok(Fate::Keep) };
         let entry = entry_of(lsn, body.clone());
         body.state = self.changed_state(&entry, lsn, change.lsn, change.position)?;
         match format::encode_body(&body) {
-            Ok(bytes) => Ok(Fate::Fold(bytes)),
+            Ok(bytes) => Ok(Fate::Fold(bytes, body.state.status.is_terminal())),
             Err(_) => Err(Error::TooLarge {
                 what: "an entry with its newest state",
                 bytes: u64::from(format::RECORD_BODY_MAX) + 1,
@@ -314,13 +312,13 @@ impl Inner {
         Ok(found)
     }
 
-    fn finish(&self, compactor: &mut Compactor, mut job: Rewrite, claimed: u64) -> Result<()> {
+    fn finish(&self, compactor: &mut Compactor, mut job: Rewrite) -> Result<()> {
         // Nothing may be folded that a power failure could still take.
         let finished = self.commit()?.sync_all().and_then(|()| job.finish());
         let Rewritten { body, bytes } = match finished {
             Ok(rewritten) => rewritten,
             Err(error) => {
-                self.discard(job, claimed);
+                job.discard();
                 return Err(error);
             }
         };
@@ -334,12 +332,12 @@ impl Inner {
         match self.write_synced(vec![draft]) {
             Err(error @ (Error::Io { .. } | Error::Full { .. })) => {
                 // It was refused before a byte was written, so the old files still stand.
-                self.discard(job, claimed);
+                job.discard();
                 return Err(error);
             }
             other => other?,
         }
-        self.watch.account.release(Part::Log, claimed);
+        self.watch.account.release(Part::Log, job.claimed());
         self.watch.account.add(Part::Log, bytes);
         self.turn_to(compactor, job.old(), Some(&body), bytes)
     }
@@ -441,83 +439,6 @@ impl Inner {
             .map_err(|error| Error::io("sync the folder", &log_dir, error))?;
         Ok(true)
     }
-
-    /// Weighs one segment of which nobody knows what it weighs by now; false when there is none.
-    fn weigh_next(
-        &self,
-        compactor: &mut Compactor,
-        catalog: &Catalog,
-        wear: &[Wear],
-    ) -> Result<bool> {
-        let old = self.segments.all_old();
-        let known: HashSet<(u64, u32)> = old.iter().map(|it| (it.number, it.generation)).collect();
-        compactor.weights.retain(|place, _| known.contains(place));
-        let touched = touched(wear);
-        for old in old {
-            let place = (old.number, old.generation);
-            let touches = touched.get(&old.number).copied().unwrap_or(0);
-            let fresh = compactor.weights.get(&place).is_some_and(|weighed| {
-                let since = touches.saturating_sub(weighed.touched);
-                since * WEIGH_AGAIN < weighed.records.max(1) && touches >= weighed.touched
-            });
-            if !fresh {
-                let gone = wear.iter().any(|wear| wear.segment == old.number && wear.gone > 0);
-                let mut weighed = match self.weigh_at_a_glance(&old, gone)? {
-                    Some(weighed) => weighed,
-                    None => self.weigh(catalog, &old, &compactor.traces)?,
-                };
-                weighed.touched = touches;
-                if compactor.settled.get(&old.number) == Some(&touches) {
-                    weighed.weight.needed_bytes = weighed.weight.file_bytes;
-                    weighed.weight.erasable_since = None;
-                }
-                if weighed.weight.erasable_since.is_none() {
-                    compactor.traces.remove(&old.number);
-                }
-                compactor.weights.insert(place, weighed);
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The weight of a segment without changes of which no entry is gone: all of it is alive.
-    fn weigh_at_a_glance(&self, old: &Old, gone: bool) -> Result<Option<Weighed>> {
-        let (file, _) = match self.segments.open(old) {
-            // What cannot be read is left for a person.
-            Err(Error::Damaged(_)) => return Ok(Some(Weighed::of_whole(old.number, u64::MAX, 0))),
-            other => other?,
-        };
-        let trailer = file.trailer.filter(|trailer| trailer.changes == 0 && !gone);
-        Ok(trailer.map(|trailer| Weighed::of_whole(old.number, file.len, trailer.records.into())))
-    }
-
-    fn weigh(&self, catalog: &Catalog, old: &Old, traces: &HashMap<u64, u64>) -> Result<Weighed> {
-        let (file, end) = self.segments.open(old)?;
-        let summary = self.segments.summary(old.number)?;
-        let live = Live(self);
-        let mut liveness = Liveness::new(catalog, &live);
-        let is_last = self.segments.all_old().last().is_some_and(|it| it.number == old.number);
-        let mut scale = Scale::new(&summary, end, is_last, traces.get(&old.number).copied());
-        for row in &summary.entries {
-            let newest = liveness.newest(row.lsn)?;
-            let present = newest.is_none_or(|newest| newest.present);
-            let since = newest.map_or(0, |newest| newest.gone_since);
-            scale.add(row.offset, present, (!present).then_some(since));
-        }
-        for row in &summary.changes {
-            let newest = liveness.newest(row.target)?;
-            let alive = newest.is_some_and(|newest| newest.counts(row.lsn));
-            // A removal has no texts; any other change of an entry that is gone is a trace of it.
-            let trace = match newest {
-                None => Some(scale.traced_since),
-                Some(newest) if !newest.present => Some(newest.gone_since),
-                Some(_) => None,
-            };
-            scale.add(row.offset, alive, trace.filter(|_| row.status.is_some()));
-        }
-        Ok(scale.weighed(old.number, file.len))
-    }
 }
 
 /// What becomes of a change: it stays while it is alive, unless it is folded into an entry of the
@@ -541,93 +462,6 @@ fn judge_change(
 fn is_forgotten(body: &ChangeBody) -> bool {
     use crate::log::planted::{Bug, has};
     body.cause.removes() && has(Bug::ForgottenRemoval)
-}
-
-/// How many changes may have made records of each segment dead: those of its own entries, and those
-/// of entries whose earlier changes it may hold.
-fn touched(wear: &[Wear]) -> HashMap<u64, u64> {
-    let mut touched: HashMap<u64, u64> = HashMap::new();
-    for wear in wear {
-        let others = wear.changed_in.iter().filter(|number| **number != wear.segment);
-        for number in others.chain([&wear.segment]) {
-            *touched.entry(*number).or_default() += wear.touched;
-        }
-    }
-    touched
-}
-
-/// Adds up what is alive in a segment.
-struct Scale {
-    /// Where records end, rising.
-    ends: Vec<u64>,
-    live_bytes: u64,
-    /// What a file has beside its records and rows.
-    fixed_bytes: u64,
-    records: u64,
-    erasable_since: Option<u64>,
-    /// Since when changes of entries are traces that no segment holds any more; 0 when nobody
-    /// knows, so that they go at once.
-    traced_since: u64,
-}
-
-impl Scale {
-    /// For records up to `end`; with `controls`, those in front stay too.
-    fn new(summary: &Summary, end: u64, controls: bool, traced_since: Option<u64>) -> Self {
-        let entries = summary.entries.iter().map(|row| row.offset);
-        let mut ends: Vec<u64> =
-            entries.chain(summary.changes.iter().map(|row| row.offset)).chain([end]).collect();
-        ends.sort_unstable();
-        let first = ends.first().copied().unwrap_or(end);
-        let kept_from = if controls { format::SEGMENT_HEADER_LEN } else { first };
-        let mut nothing = Summary::new(summary.segment);
-        nothing.terms.clone_from(&summary.terms);
-        Self {
-            live_bytes: 0,
-            fixed_bytes: format::SEGMENT_HEADER_LEN
-                + first.saturating_sub(kept_from)
-                + format::footer_len(&nothing),
-            ends,
-            records: 0,
-            erasable_since: None,
-            traced_since: traced_since.unwrap_or(0),
-        }
-    }
-
-    fn add(&mut self, offset: u64, alive: bool, erasable_since: Option<u64>) {
-        self.records += 1;
-        if alive {
-            let next = self.ends.partition_point(|end| *end <= offset);
-            let end = self.ends.get(next).copied().unwrap_or(offset);
-            self.live_bytes += end - offset + format::ENTRY_ROW_LEN as u64;
-        } else if let Some(since) = erasable_since {
-            let earliest = self.erasable_since.unwrap_or(u64::MAX);
-            self.erasable_since = Some(earliest.min(since));
-        }
-    }
-
-    fn weighed(self, segment: u64, file_bytes: u64) -> Weighed {
-        let mut weighed = Weighed::of_whole(segment, file_bytes, self.records);
-        weighed.weight.live_bytes = self.live_bytes;
-        weighed.weight.needed_bytes = self.live_bytes + self.fixed_bytes;
-        weighed.weight.erasable_since = self.erasable_since;
-        weighed
-    }
-}
-
-impl Weighed {
-    /// A segment all of which is alive, or must be taken for it.
-    fn of_whole(segment: u64, file_bytes: u64, records: u64) -> Self {
-        let weight = Weight {
-            segment,
-            file_bytes,
-            live_bytes: file_bytes,
-            needed_bytes: file_bytes,
-            compressible_bytes: 0,
-            erasable_since: None,
-            is_last: false,
-        };
-        Self { weight, touched: 0, records }
-    }
 }
 
 impl Compactor {

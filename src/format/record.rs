@@ -313,6 +313,16 @@ impl Frame {
         Ok(Cow::Borrowed(&self.body))
     }
 
+    /// The same record with its body as it was before it was compressed. Its header is then not the
+    /// one on disk.
+    pub(crate) fn into_plain(mut self) -> Result<Self, FormatError> {
+        if self.header.flags.compressed {
+            self.body = self.plain_body()?.into_owned();
+            self.header.flags.compressed = false;
+        }
+        Ok(self)
+    }
+
     /// Where the next record begins.
     pub fn end(&self) -> u64 {
         self.offset + self.header.record_len()

@@ -31,7 +31,7 @@ use crate::entry::{Cause, Status};
 use crate::error::{Error, Result};
 use crate::format::{self, ChangeRow, EntryRow, Flags, Kind, RecordHeader, Summary, When};
 
-pub(crate) use account::{Account, Claim, Part, bytes_below, files, index_bytes_max, measure};
+pub(crate) use account::{Account, Part, bytes_below, files, index_bytes_max, measure};
 pub(crate) use ballast::Ballast;
 pub(crate) use commit::{Commit, Ticket};
 pub(crate) use control::{Control, put_summary};
@@ -45,7 +45,7 @@ pub(crate) use quarantine::drop_oldest;
 pub(crate) use recover::{
     Extent, Witness, change_note, entry_note, quarantine, removed_among, scan_old, survey,
 };
-pub(crate) use rewrite::{Fate, Progress, Rewrite, Rewritten};
+pub(crate) use rewrite::{Fate, Plan, Progress, Rewrite, Rewritten};
 pub(crate) use segment::{Item, SegmentFile};
 pub(crate) use segments::{Active, Old, Scanned, Segments};
 pub(crate) use spill::{

@@ -11,6 +11,9 @@ pub enum Bug {
     UnsyncedRewrite,
     /// Compaction lets go of a removal while the record of its entry is still there.
     ForgottenRemoval,
+    /// A rewritten segment holds compressed bodies and not what they were compressed with, and is
+    /// not read again.
+    ForgottenDictionary,
 }
 
 thread_local! {

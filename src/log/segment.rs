@@ -191,12 +191,20 @@ impl SegmentFile {
 
     /// What the compressed bodies of this segment were compressed with; none when bodies never were
     /// to be compressed here, or when all of it is damaged.
-    fn dictionary(&self) -> Result<Option<Arc<Dictionary>>> {
+    pub fn dictionary(&self) -> Result<Option<Arc<Dictionary>>> {
         if let Some(known) = self.dictionary.get() {
             return Ok(known.clone());
         }
         let found = self.find_dictionary()?;
         Ok(self.dictionary.get_or_init(|| found).clone())
+    }
+
+    /// Since when the dictionary may hold pieces of entries that are gone: it is older than the
+    /// segment, since a build without compression copied it.
+    pub fn stale_dictionary_ms(&self) -> Result<Option<u64>> {
+        let dictionary = self.dictionary()?.filter(|dictionary| !dictionary.bytes().is_empty());
+        let made_ms = dictionary.map(|dictionary| dictionary.made_ms());
+        Ok(made_ms.filter(|made_ms| *made_ms != self.header.created_ms))
     }
 
     fn find_dictionary(&self) -> Result<Option<Arc<Dictionary>>> {
@@ -212,7 +220,7 @@ impl SegmentFile {
         }
         match head {
             Ok(frame) if frame.header.kind == Kind::Dictionary => {
-                return Ok(Some(Dictionary::new(frame.body)));
+                return Ok(Some(Dictionary::new(frame.body, frame.header.time_ms)));
             }
             Ok(_) => return Ok(None),
             Err(Error::Damaged(_)) => {}
@@ -224,7 +232,7 @@ impl SegmentFile {
             if let Item::Frame(frame) = item
                 && frame.header.kind == Kind::Dictionary
             {
-                found = Some(Dictionary::new(frame.body));
+                found = Some(Dictionary::new(frame.body, frame.header.time_ms));
             }
             Ok(found.is_none())
         })?;

@@ -13,6 +13,8 @@ mod change;
 #[cfg(feature = "cli")]
 mod cli;
 mod compact;
+#[cfg(feature = "zstd")]
+mod compress;
 mod contract;
 mod crash;
 mod damage;
