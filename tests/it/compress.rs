@@ -3,6 +3,8 @@
 
 #[cfg(feature = "zstd")]
 pub mod with;
+#[cfg(not(feature = "zstd"))]
+mod without;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -13,7 +13,6 @@ mod change;
 #[cfg(feature = "cli")]
 mod cli;
 mod compact;
-#[cfg(feature = "zstd")]
 mod compress;
 mod contract;
 mod crash;
