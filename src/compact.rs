@@ -23,6 +23,9 @@ pub(crate) struct Weight {
     pub erasable_since: Option<u64>,
     /// Whether the active segment comes next.
     pub is_last: bool,
+    /// Whether it cannot go into one file with others: this build cannot read what is compressed
+    /// in it.
+    pub is_alone: bool,
 }
 
 /// What the choice depends on.
@@ -57,7 +60,7 @@ impl Weight {
         self.file_bytes.saturating_sub(needed)
     }
 
-    fn is_wasteful(&self) -> bool {
+    pub fn is_wasteful(&self) -> bool {
         let garbage = self.garbage_bytes();
         garbage >= SAVED_BYTES_MIN && garbage * 2 >= self.file_bytes
     }
@@ -95,7 +98,10 @@ pub(crate) fn erase_due(weights: &[Weight], rules: &Rules) -> Option<u64> {
 
 /// The first run of neighbors under a quarter of a segment each that fit into one together.
 fn mergeable(weights: &[Weight], rules: &Rules) -> Option<Vec<u64>> {
-    let small = |weight: &Weight| weight.file_bytes < rules.segment_bytes / 4 && !weight.is_last;
+    let small = |weight: &Weight| {
+        let stays = weight.is_last || weight.is_alone;
+        weight.file_bytes < rules.segment_bytes / 4 && !stays
+    };
     for run in weights.split(|weight| !small(weight)) {
         let mut bytes = 0;
         let fits = run.iter().take_while(|weight| {
@@ -126,6 +132,7 @@ mod tests {
             compressible_bytes: 0,
             erasable_since: None,
             is_last: false,
+            is_alone: false,
         }
     }
 
@@ -180,5 +187,7 @@ mod tests {
         let mut last = small(2);
         last.is_last = true;
         check(&[small(1), last], &Choice::Rest);
+        let alone = Weight { is_alone: true, ..small(2) };
+        check(&[small(1), alone, small(3)], &Choice::Rest);
     }
 }

@@ -48,6 +48,12 @@ pub enum Error {
     },
     /// Bytes that were once durable no longer match their checksum.
     Damaged(Box<Damage>),
+    /// The entry is compressed, and this build lacks the feature `zstd`. It is whole: a build with
+    /// the feature reads it.
+    Compressed {
+        /// The entry.
+        id: String,
+    },
     /// An argument or a setting is outside its bounds; nothing was done.
     Invalid {
         /// The name of the argument or setting.
@@ -237,6 +243,11 @@ impl Error {
         Self::Invalid { what: what.into(), value: value.to_string(), bound: bound.into() }
     }
 
+    /// An entry that only a build with compression reads.
+    pub(crate) fn compressed(lsn: u64) -> Self {
+        Self::Compressed { id: lsn.to_string() }
+    }
+
     /// Whether a failure was refused for what it is, or for want of room under a limit, by a store
     /// that is well.
     pub(crate) const fn is_of_the_failure(&self) -> bool {
@@ -295,6 +306,11 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Self::Damaged(damage) => write!(f, "{damage}"),
+            Self::Compressed { id } => write!(
+                f,
+                "entry {id} is compressed, which this build cannot read; \
+                 use one with the feature zstd"
+            ),
             Self::Invalid { what, value, bound } => {
                 write!(f, "{what} is {value}, it must be {bound}")
             }

@@ -2,6 +2,7 @@
 // Every byte on disk stands in this room. No I/O; values to bytes and back.
 
 mod body;
+mod compress;
 mod file;
 mod footer;
 mod record;
@@ -31,6 +32,7 @@ pub use when::When;
 #[cfg(test)]
 pub(crate) use body::decode_bytes;
 pub(crate) use body::{decode_body, encode_body};
+pub(crate) use compress::{COMPRESSES, Compressor, Dictionary};
 pub(crate) use footer::{decode_change_row, decode_footer, encode_footer, footer_len, row_lsn};
 
 /// Where a record is: a segment and an offset in it. Compaction changes it.
@@ -60,6 +62,8 @@ pub enum FormatError {
     Kind(u8),
     /// The structure was written by a newer major version.
     Version(u16, u16),
+    /// The body is compressed, and this build lacks the feature `zstd`.
+    Compressed,
 }
 
 impl std::fmt::Display for FormatError {
@@ -72,6 +76,7 @@ impl std::fmt::Display for FormatError {
             Self::Field(name) => write!(f, "impossible {name}"),
             Self::Kind(number) => write!(f, "unknown record kind {number}"),
             Self::Version(major, minor) => write!(f, "version {major}.{minor}"),
+            Self::Compressed => write!(f, "compressed, and this build lacks the feature zstd"),
         }
     }
 }

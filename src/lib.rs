@@ -36,6 +36,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `cli` | no | the `deadletter` command |
+//! | `zstd` | no | compression of entries that are done, when segments are rewritten; brings C code |
 //! | `planted` | no | a bug for this project's own crash tests to find |
 //!
 //! The bytes on disk are described in [`mod@format`].

@@ -202,6 +202,11 @@ impl<'a> Turns<'a> {
         Self { inner, lsns }
     }
 
+    /// The entries that may be changed.
+    pub fn lsns(&self) -> impl Iterator<Item = u64> {
+        self.lsns.iter().copied()
+    }
+
     pub fn has(&self, lsn: u64) -> bool {
         self.lsns.contains(&lsn)
     }

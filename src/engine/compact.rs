@@ -1,9 +1,13 @@
-//! The compactor: weighs segments, writes what is alive anew, lets go of the old files.
+//! The compactor: weighs segments (`weigh`), writes what is alive anew, compressed where that pays
+//! (`compress`), lets go of the old files.
 //!
 //! One step at a time: a superseded file, one weighing, a piece of a rewrite, or its end. The end of
 //! a rewrite is in order: everything is synced that was folded; the new file gets its name; the
 //! replace record is synced; readers and the index turn to the new file; the old ones go once no
 //! reader of another process needs them. What a crash leaves between is in `log/rewrite.rs`.
+
+mod compress;
+mod weigh;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -15,11 +19,12 @@ use super::load::Live;
 use super::{Engine, Inner, lock};
 use crate::compact::{Choice, Rules, Weight, erase_due, plan};
 use crate::error::{Error, Result};
-use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody, Summary};
+use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody};
 use crate::index::{Catalog, Liveness, Wear};
 use crate::log::{
     self, Claim, Commit, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten,
 };
+use weigh::{Weighed, touched};
 
 /// A step reads about this much.
 const STEP_BYTES: u64 = 1024 * 1024;
@@ -29,8 +34,6 @@ const FREE_BYTES_MIN: u64 = 256 * 1024;
 const PIN_MS_MAX: u64 = 60_000;
 /// After a failure compaction rests for so long.
 pub(super) const REST_MS: u64 = 1000;
-/// A segment is weighed again when an eighth of its records may weigh less since.
-const WEIGH_AGAIN: u64 = 8;
 
 /// What the compactor does and knows.
 #[derive(Debug, Default)]
@@ -59,13 +62,6 @@ struct Superseded {
     path: PathBuf,
     bytes: u64,
     since_ms: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Weighed {
-    weight: Weight,
-    touched: u64,
-    records: u64,
 }
 
 /// What a step did.
@@ -102,7 +98,8 @@ impl Engine {
     ///
     /// When this returns `Ok` and [`CompactReport::pinned_files`] is 0, no byte of an entry that was
     /// removed before the call is left in the log. What recovery put into `quarantine/` is not
-    /// touched. Lines P1, P3 and P5 of `docs/PROMISE.md`.
+    /// touched. Of an entry that was compressed a build without the feature `zstd` may leave pieces in
+    /// a dictionary, until one with the feature compacts. Lines P1, P3 and P5 of `docs/PROMISE.md`.
     ///
     /// # Errors
     ///
@@ -214,11 +211,15 @@ impl Inner {
         let last = self.segments.all_old().last().map(|last| last.number);
         let controls = old.iter().any(|old| Some(old.number) == last);
         let bytes = old.iter().map(|old| self.segments.open(old).map(|(file, _)| file.len));
-        let bytes: u64 = bytes.sum::<Result<u64>>()?;
-        self.check_free(bytes)?;
-        let fold = (commit.synced_lsn(), controls, over_damage);
+        self.check_free(bytes.sum::<Result<u64>>()?)?;
+        let folded_lsn = commit.synced_lsn();
+        if !format::COMPRESSES {
+            self.restate_changes(&old)?;
+        }
+        let compressor = self.compressor(&old, folded_lsn)?;
+        let plan = log::Plan { folded_lsn, controls, over_damage, compressor };
         let places = (&self.env, &self.segments, &self.watch.account);
-        Rewrite::begin(places, self.store_uuid, old, fold)
+        Rewrite::begin(places, self.store_uuid, old, plan)
     }
 
     /// Refuses to write without room on the disk: the store must go on meanwhile.
@@ -279,15 +280,19 @@ impl Inner {
         let lsn = frame.header.lsn;
         let Some(newest) = liveness.newest(lsn)? else { return Ok(Fate::Keep) };
         let Some(change) = newest.change.filter(|change| change.lsn > newest.folded_lsn) else {
-            return Ok(if newest.present { Fate::Keep } else { Fate::Leave });
+            return Ok(match newest.is_present() {
+                true if newest.is_terminal() => Fate::Compress,
+                true => Fate::Keep,
+                false => Fate::Leave,
+            });
         };
-        if !newest.present {
+        if !newest.is_present() {
             return Ok(if change.lsn <= folded_lsn { Fate::Leave } else { Fate::Keep });
         }
         let Ok(mut body) = format::decode_body::<EntryBody>(frame) else { return Ok(Fate::Keep) };
         body.state = self.changed_state(body.state, lsn, change.lsn, change.position)?;
         match format::encode_body(&body) {
-            Ok(bytes) => Ok(Fate::Fold(bytes)),
+            Ok(bytes) => Ok(Fate::Fold(bytes, body.state.status.is_terminal())),
             Err(_) => Err(Error::TooLarge {
                 what: "an entry with its newest state",
                 bytes: u64::from(format::RECORD_BODY_MAX) + 1,
@@ -438,83 +443,6 @@ impl Inner {
             .map_err(|error| Error::io("sync the folder", &log_dir, error))?;
         Ok(true)
     }
-
-    /// Weighs one segment of which nobody knows what it weighs by now; false when there is none.
-    fn weigh_next(
-        &self,
-        compactor: &mut Compactor,
-        catalog: &Catalog,
-        wear: &[Wear],
-    ) -> Result<bool> {
-        let old = self.segments.all_old();
-        let known: HashSet<(u64, u32)> = old.iter().map(|it| (it.number, it.generation)).collect();
-        compactor.weights.retain(|place, _| known.contains(place));
-        let touched = touched(wear);
-        for old in old {
-            let place = (old.number, old.generation);
-            let touches = touched.get(&old.number).copied().unwrap_or(0);
-            let fresh = compactor.weights.get(&place).is_some_and(|weighed| {
-                let since = touches.saturating_sub(weighed.touched);
-                since * WEIGH_AGAIN < weighed.records.max(1) && touches >= weighed.touched
-            });
-            if !fresh {
-                let gone = wear.iter().any(|wear| wear.segment == old.number && wear.gone > 0);
-                let mut weighed = match self.weigh_at_a_glance(&old, gone)? {
-                    Some(weighed) => weighed,
-                    None => self.weigh(catalog, &old, &compactor.traces)?,
-                };
-                weighed.touched = touches;
-                if compactor.settled.get(&old.number) == Some(&touches) {
-                    weighed.weight.needed_bytes = weighed.weight.file_bytes;
-                    weighed.weight.erasable_since = None;
-                }
-                if weighed.weight.erasable_since.is_none() {
-                    compactor.traces.remove(&old.number);
-                }
-                compactor.weights.insert(place, weighed);
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The weight of a segment without changes of which no entry is gone: all of it is alive.
-    fn weigh_at_a_glance(&self, old: &Old, gone: bool) -> Result<Option<Weighed>> {
-        let (file, _) = match self.segments.open(old) {
-            // What cannot be read is left for a person.
-            Err(Error::Damaged(_)) => return Ok(Some(Weighed::of_whole(old.number, u64::MAX, 0))),
-            other => other?,
-        };
-        let trailer = file.trailer.filter(|trailer| trailer.changes == 0 && !gone);
-        Ok(trailer.map(|trailer| Weighed::of_whole(old.number, file.len, trailer.records.into())))
-    }
-
-    fn weigh(&self, catalog: &Catalog, old: &Old, traces: &HashMap<u64, u64>) -> Result<Weighed> {
-        let (file, end) = self.segments.open(old)?;
-        let summary = self.segments.summary(old.number)?;
-        let live = Live(self);
-        let mut liveness = Liveness::new(catalog, &live);
-        let is_last = self.segments.all_old().last().is_some_and(|it| it.number == old.number);
-        let mut scale = Scale::new(&summary, end, is_last, traces.get(&old.number).copied());
-        for row in &summary.entries {
-            let newest = liveness.newest(row.lsn)?;
-            let present = newest.is_none_or(|newest| newest.present);
-            let since = newest.map_or(0, |newest| newest.gone_since);
-            scale.add(row.offset, present, (!present).then_some(since));
-        }
-        for row in &summary.changes {
-            let newest = liveness.newest(row.target)?;
-            let alive = newest.is_some_and(|newest| newest.counts(row.lsn));
-            // A removal has no texts; any other change of an entry that is gone is a trace of it.
-            let trace = match newest {
-                None => Some(scale.traced_since),
-                Some(newest) if !newest.present => Some(newest.gone_since),
-                Some(_) => None,
-            };
-            scale.add(row.offset, alive, trace.filter(|_| row.status.is_some()));
-        }
-        Ok(scale.weighed(old.number, file.len))
-    }
 }
 
 /// What becomes of a change: it stays while it is alive, unless it is folded into an entry of the
@@ -538,93 +466,6 @@ fn judge_change(
 fn is_forgotten(body: &ChangeBody) -> bool {
     use crate::log::planted::{Bug, has};
     has(if body.cause.removes() { Bug::ForgottenRemoval } else { Bug::ForgottenChange })
-}
-
-/// How many changes may have made records of each segment dead: those of its own entries, and those
-/// of entries whose earlier changes it may hold.
-fn touched(wear: &[Wear]) -> HashMap<u64, u64> {
-    let mut touched: HashMap<u64, u64> = HashMap::new();
-    for wear in wear {
-        let others = wear.changed_in.iter().filter(|number| **number != wear.segment);
-        for number in others.chain([&wear.segment]) {
-            *touched.entry(*number).or_default() += wear.touched;
-        }
-    }
-    touched
-}
-
-/// Adds up what is alive in a segment.
-struct Scale {
-    /// Where records end, rising.
-    ends: Vec<u64>,
-    live_bytes: u64,
-    /// What a file has beside its records and rows.
-    fixed_bytes: u64,
-    records: u64,
-    erasable_since: Option<u64>,
-    /// Since when changes of entries are traces that no segment holds any more; 0 when nobody
-    /// knows, so that they go at once.
-    traced_since: u64,
-}
-
-impl Scale {
-    /// For records up to `end`; with `controls`, those in front stay too.
-    fn new(summary: &Summary, end: u64, controls: bool, traced_since: Option<u64>) -> Self {
-        let entries = summary.entries.iter().map(|row| row.offset);
-        let mut ends: Vec<u64> =
-            entries.chain(summary.changes.iter().map(|row| row.offset)).chain([end]).collect();
-        ends.sort_unstable();
-        let first = ends.first().copied().unwrap_or(end);
-        let kept_from = if controls { format::SEGMENT_HEADER_LEN } else { first };
-        let mut nothing = Summary::new(summary.segment);
-        nothing.terms.clone_from(&summary.terms);
-        Self {
-            live_bytes: 0,
-            fixed_bytes: format::SEGMENT_HEADER_LEN
-                + first.saturating_sub(kept_from)
-                + format::footer_len(&nothing),
-            ends,
-            records: 0,
-            erasable_since: None,
-            traced_since: traced_since.unwrap_or(0),
-        }
-    }
-
-    fn add(&mut self, offset: u64, alive: bool, erasable_since: Option<u64>) {
-        self.records += 1;
-        if alive {
-            let next = self.ends.partition_point(|end| *end <= offset);
-            let end = self.ends.get(next).copied().unwrap_or(offset);
-            self.live_bytes += end - offset + format::ENTRY_ROW_LEN as u64;
-        } else if let Some(since) = erasable_since {
-            let earliest = self.erasable_since.unwrap_or(u64::MAX);
-            self.erasable_since = Some(earliest.min(since));
-        }
-    }
-
-    fn weighed(self, segment: u64, file_bytes: u64) -> Weighed {
-        let mut weighed = Weighed::of_whole(segment, file_bytes, self.records);
-        weighed.weight.live_bytes = self.live_bytes;
-        weighed.weight.needed_bytes = self.live_bytes + self.fixed_bytes;
-        weighed.weight.erasable_since = self.erasable_since;
-        weighed
-    }
-}
-
-impl Weighed {
-    /// A segment all of which is alive, or must be taken for it.
-    fn of_whole(segment: u64, file_bytes: u64, records: u64) -> Self {
-        let weight = Weight {
-            segment,
-            file_bytes,
-            live_bytes: file_bytes,
-            needed_bytes: file_bytes,
-            compressible_bytes: 0,
-            erasable_since: None,
-            is_last: false,
-        };
-        Self { weight, touched: 0, records }
-    }
 }
 
 impl Compactor {

@@ -9,8 +9,8 @@ use crate::entry::Timestamp;
 use crate::env::{Disk, Env, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::{
-    self, ChangeBody, ClockBody, DrainedBody, DropBody, EntryBody, Frame, Kind, Loss, ReplaceBody,
-    SEGMENT_HEADER_LEN, SegmentSet, SummaryBody,
+    self, ChangeBody, ClockBody, DrainedBody, DropBody, EntryBody, FormatError, Frame, Kind, Loss,
+    ReplaceBody, SEGMENT_HEADER_LEN, SegmentSet, SummaryBody,
 };
 use crate::log::{Item, SegmentFile};
 
@@ -135,24 +135,30 @@ fn info(frame: &Frame) -> FrameInfo {
         last_of_group: header.flags.last_of_group,
         ordinal: header.ordinal,
         time: Timestamp(header.time_ms),
-        body: describe(frame).unwrap_or_else(|| "a body of another version".to_owned()),
+        body: match describe(frame) {
+            Ok(body) if header.flags.compressed => body + ", compressed",
+            Ok(body) => body,
+            Err(FormatError::Compressed) => "compressed; needs the feature zstd".to_owned(),
+            Err(FormatError::Field("body version")) => "a body of another version".to_owned(),
+            Err(_) => "a body that says nothing".to_owned(),
+        },
     }
 }
 
-fn describe(frame: &Frame) -> Option<String> {
-    Some(match frame.header.kind {
+fn describe(frame: &Frame) -> Result<String, FormatError> {
+    Ok(match frame.header.kind {
         Kind::Entry => {
-            let body: EntryBody = format::decode_body(frame).ok()?;
+            let body: EntryBody = format::decode_body(frame)?;
             format!("{} {} {}", body.domain, body.failure_type, body.state.status)
         }
         Kind::Change => {
-            let body: ChangeBody = format::decode_body(frame).ok()?;
+            let body: ChangeBody = format::decode_body(frame)?;
             let gone = body.cause.removes();
             let status = if gone { "gone" } else { body.state.status.as_str() };
             format!("{} is {status}: {}", body.target, body.cause)
         }
         Kind::SegmentSet => {
-            let set: SegmentSet = format::decode_body(frame).ok()?;
+            let set: SegmentSet = format::decode_body(frame)?;
             let totals = set.totals;
             let segments = set.segments.len();
             format!(
@@ -161,31 +167,33 @@ fn describe(frame: &Frame) -> Option<String> {
             )
         }
         Kind::Lost => {
-            let loss: Loss = format::decode_body(frame).ok()?;
+            let loss: Loss = format::decode_body(frame)?;
             format!("{} to {} in segment {}", loss.lsn_from, loss.lsn_to, loss.segment)
         }
         Kind::Drained => {
-            let body: DrainedBody = format::decode_body(frame).ok()?;
+            let body: DrainedBody = format::decode_body(frame)?;
             format!("{} with {} entries", format::fallback_name(&body.uuid), body.entries)
         }
         Kind::Drop => {
-            let DropBody { segment, generation } = format::decode_body(frame).ok()?;
+            let DropBody { segment, generation } = format::decode_body(frame)?;
             format::segment_name(segment, generation)
         }
         Kind::Replace => {
-            let body: ReplaceBody = format::decode_body(frame).ok()?;
+            let body: ReplaceBody = format::decode_body(frame)?;
             let old = body.old.iter().map(|old| format::segment_name(old.segment, old.generation));
             let new = format::segment_name(body.new.segment, body.new.generation);
             format!("{} by {new}", old.collect::<Vec<_>>().join(", "))
         }
         Kind::Clock => {
-            let body: ClockBody = format::decode_body(frame).ok()?;
+            let body: ClockBody = format::decode_body(frame)?;
             format!("wall {}, trusted {}, {} jumps", body.wall, body.trusted, body.jumps)
         }
         Kind::Summary => {
-            let body: SummaryBody = format::decode_body(frame).ok()?;
+            let body: SummaryBody = format::decode_body(frame)?;
             format!("{} stands for {} entries", body.id, body.count)
         }
-        Kind::Mark | Kind::Dictionary | Kind::Other(_) => String::new(),
+        Kind::Dictionary if frame.body.is_empty() => "none".to_owned(),
+        Kind::Dictionary => "for compressed bodies".to_owned(),
+        Kind::Mark | Kind::Other(_) => String::new(),
     })
 }

@@ -9,7 +9,7 @@ use crate::config::Durability;
 use crate::entry::{Entry, EntryId, FailedOperation, State};
 use crate::env::Env;
 use crate::error::{Damage, DamageKind, Error, Result};
-use crate::format::{self, ChangeBody, EntryBody, Frame, Kind, Loss, Position};
+use crate::format::{self, ChangeBody, EntryBody, FormatError, Frame, Kind, Loss, Position};
 use crate::index::{Catalog, Location};
 use crate::log::{self, Control, Draft, Note};
 
@@ -23,9 +23,14 @@ impl Inner {
     pub(super) fn read_body(&self, catalog: &Catalog, lsn: u64) -> Result<Option<EntryBody>> {
         let Some(location) = catalog.locate(&Live(self), lsn)? else { return Ok(None) };
         let Some(frame) = self.entry_frame(catalog, lsn, &location)? else { return Ok(None) };
-        let Ok(mut body) = format::decode_body::<EntryBody>(&frame) else {
-            self.lose(catalog, lsn, location.segment, frame.offset, frame.header.record_len())?;
-            return Ok(None);
+        let mut body = match format::decode_body::<EntryBody>(&frame) {
+            Ok(body) => body,
+            Err(FormatError::Compressed) => return Err(Error::compressed(lsn)),
+            Err(_) => {
+                let bytes = frame.header.record_len();
+                self.lose(catalog, lsn, location.segment, frame.offset, bytes)?;
+                return Ok(None);
+            }
         };
         if let Some((change_lsn, position)) = location.change {
             body.state = self.changed_state(body.state, lsn, change_lsn, position)?;
@@ -61,6 +66,9 @@ impl Inner {
                 damage.lsn_from.is_some_and(|from| from <= lsn)
                     && damage.lsn_to.is_some_and(|to| lsn <= to)
             });
+            if hole.is_none() && scanned.unread.is_some() {
+                return Err(Error::compressed(lsn));
+            }
             damage = hole.map(|hole| Box::new(hole.clone())).or(damage);
         }
         let (offset, bytes) = damage.map_or((0, 0), |damage| (damage.offset, damage.bytes));

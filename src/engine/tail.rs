@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::read::entry_of;
 use super::{Engine, Inner};
 use crate::entry::{Cause, Entry, EntryId, State};
-use crate::error::Result;
-use crate::format::{self, ChangeBody, Frame, Kind, SEGMENT_HEADER_LEN};
+use crate::error::{Error, Result};
+use crate::format::{self, ChangeBody, FormatError, Frame, Kind, SEGMENT_HEADER_LEN};
 use crate::log::Item;
 
 /// Records read ahead from one segment.
@@ -75,7 +75,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`](crate::Error::Closed).
+    /// [`Error::Closed`]. An item may be [`Error::Compressed`]; the walk goes on behind it.
     pub fn tail(&self, from_lsn: u64) -> Result<Tail> {
         self.inner.check_open()?;
         let inner = Arc::clone(&self.inner);
@@ -161,8 +161,12 @@ impl Iterator for Tail {
         loop {
             while let Some(frame) = self.ahead.pop_front() {
                 self.next_lsn = frame.header.lsn.saturating_add(1);
-                if let Some(item) = item_of(&frame).filter(|item| self.counts(item)) {
-                    return Some(Ok(item));
+                match item_of(&frame) {
+                    Ok(item) if self.counts(&item) => return Some(Ok(item)),
+                    Err(FormatError::Compressed) => {
+                        return Some(Err(Error::compressed(frame.header.lsn)));
+                    }
+                    _ => {}
                 }
             }
             match self.read_ahead() {
@@ -174,16 +178,16 @@ impl Iterator for Tail {
     }
 }
 
-fn item_of(frame: &Frame) -> Option<TailItem> {
+fn item_of(frame: &Frame) -> Result<TailItem, FormatError> {
     let lsn = frame.header.lsn;
     if frame.header.kind == Kind::Entry {
-        let body = format::decode_body(frame).ok()?;
-        return Some(TailItem::Stored(Box::new(entry_of(lsn, body))));
+        let body = format::decode_body(frame)?;
+        return Ok(TailItem::Stored(Box::new(entry_of(lsn, body))));
     }
-    let ChangeBody { target, state, cause, .. } = format::decode_body(frame).ok()?;
+    let ChangeBody { target, state, cause, .. } = format::decode_body(frame)?;
     let id = EntryId(target);
     if cause.removes() {
-        return Some(TailItem::Removed { id, lsn, cause });
+        return Ok(TailItem::Removed { id, lsn, cause });
     }
-    Some(TailItem::Changed { id, lsn, state: Box::new(state), cause })
+    Ok(TailItem::Changed { id, lsn, state: Box::new(state), cause })
 }

@@ -230,9 +230,9 @@ impl Verifier<'_> {
         self.count(segment, end)?;
         let expected = segment.trailer.map(|_| segment.footer());
         if let Some(footer) = expected.transpose()? {
-            let same = footer.as_ref().is_some_and(|footer| {
-                !scanned.damage.is_empty() || footer.agrees_with(&scanned.summary)
-            });
+            let told = scanned.damage.is_empty() && scanned.unread.is_none();
+            let same =
+                footer.as_ref().is_some_and(|footer| !told || footer.agrees_with(&scanned.summary));
             if !same && vouched {
                 self.damage(segment, DamageKind::Footer, end, segment.len - end);
             }

@@ -324,7 +324,7 @@ first_version!(
 
 /// Reads the body of a record whose checksum was already found right.
 pub(crate) fn decode_body<T: Body>(frame: &Frame) -> Result<T, FormatError> {
-    decode_bytes(frame.header.body_version, &frame.body)
+    decode_bytes(frame.header.body_version, &frame.plain_body()?)
 }
 
 /// Reads the bytes of a body of a version.

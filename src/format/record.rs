@@ -1,5 +1,9 @@
 //! One record in the log: a header of 40 bytes, a body, zeros up to a multiple of eight.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::compress::{Dictionary, decompress};
 use super::{FormatError, Reader, crc32};
 
 /// The length of a record's header.
@@ -39,6 +43,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether a record adds no fact, and so repeats the last sequence number before it.
+    pub(crate) const fn repeats(self) -> bool {
+        matches!(self, Self::Mark | Self::SegmentSet | Self::Dictionary)
+    }
+
     /// The number on disk.
     pub const fn number(self) -> u8 {
         match self {
@@ -270,8 +279,10 @@ pub struct Frame {
     pub offset: u64,
     /// Its header.
     pub header: RecordHeader,
-    /// Its body, checked against the header.
+    /// Its body as it stands on disk, checked against the header.
     pub body: Vec<u8>,
+    /// What the body was compressed with, if it is compressed.
+    dictionary: Option<Arc<Dictionary>>,
 }
 
 impl std::fmt::Debug for Frame {
@@ -284,6 +295,34 @@ impl std::fmt::Debug for Frame {
 }
 
 impl Frame {
+    /// A record as it was read from its place.
+    pub fn new(offset: u64, header: RecordHeader, body: Vec<u8>) -> Self {
+        Self { offset, header, body, dictionary: None }
+    }
+
+    /// The same, of a segment with this dictionary.
+    pub(crate) fn with_dictionary(self, dictionary: Option<Arc<Dictionary>>) -> Self {
+        Self { dictionary, ..self }
+    }
+
+    /// The body as it was before it was compressed.
+    pub(crate) fn plain_body(&self) -> Result<Cow<'_, [u8]>, FormatError> {
+        if self.header.flags.compressed {
+            return decompress(&self.body, self.dictionary.as_deref()).map(Cow::Owned);
+        }
+        Ok(Cow::Borrowed(&self.body))
+    }
+
+    /// The same record with its body as it was before it was compressed. Its header is then not the
+    /// one on disk.
+    pub(crate) fn into_plain(mut self) -> Result<Self, FormatError> {
+        if self.header.flags.compressed {
+            self.body = self.plain_body()?.into_owned();
+            self.header.flags.compressed = false;
+        }
+        Ok(self)
+    }
+
     /// Where the next record begins.
     pub fn end(&self) -> u64 {
         self.offset + self.header.record_len()

@@ -110,6 +110,16 @@ impl Summary {
         *self == told
     }
 
+    /// Takes over the row of an entry, which stands at this offset here.
+    pub(crate) fn adopt(&mut self, from: &Self, lsn: u64, offset: u64) -> Option<()> {
+        let at = from.entries.binary_search_by_key(&lsn, |row| row.lsn).ok()?;
+        let row = from.entries.get(at)?;
+        let domain = self.term(from.term_text(row.domain));
+        let failure_type = self.term(from.term_text(row.failure_type));
+        self.entries.push(EntryRow { offset, domain, failure_type, ..row.clone() });
+        Some(())
+    }
+
     /// The text of a term; empty for a number that was never given.
     pub fn term_text(&self, number: u32) -> &str {
         self.terms.get(number as usize).map_or("", String::as_str)

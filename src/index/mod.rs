@@ -27,7 +27,7 @@ use crate::format::{Position, Summary};
 
 pub use catalog::Catalog;
 pub use ranked::Standing;
-pub use replace::{Liveness, Wear};
+pub use replace::{Liveness, Newest, Wear};
 pub use sled::SledIndex;
 
 /// Where derived blocks are kept. It may lose anything at any time: every value is checked by

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use crate::entry::Status;
 use crate::error::Result;
 use crate::format::{Summary, TIME_NONE};
 
@@ -30,8 +31,8 @@ pub struct Newest {
     pub segment: u64,
     /// Changes up to this sequence number are folded into that segment.
     pub folded_lsn: u64,
-    /// Whether the entry is there.
-    pub present: bool,
+    /// Where the entry stands; none when it is gone.
+    pub status: Option<Status>,
     /// Since when entries of that segment are gone, by the wall clock.
     pub gone_since: u64,
     /// Its newest change, if it has one.
@@ -39,6 +40,16 @@ pub struct Newest {
 }
 
 impl Newest {
+    /// Whether the entry is there.
+    pub fn is_present(&self) -> bool {
+        self.status.is_some()
+    }
+
+    /// Whether the entry is there and at its end.
+    pub fn is_terminal(&self) -> bool {
+        self.status.is_some_and(Status::is_terminal)
+    }
+
     /// Whether a change of the entry still says something: it is not folded, and no newer one is
     /// there.
     pub fn counts(&self, change_lsn: u64) -> bool {
@@ -55,6 +66,8 @@ pub struct Wear {
     pub touched: u64,
     /// Entries that are gone and whose records are there.
     pub gone: u32,
+    /// Entries that are there and at their end.
+    pub terminal: u32,
     /// Since when, by the wall clock.
     pub gone_since: u64,
     /// The segments that hold changes of its entries.
@@ -107,7 +120,7 @@ impl<'a> Liveness<'a> {
         Ok(Some(Newest {
             segment: number,
             folded_lsn: segment.folded_lsn,
-            present: segment.status(ordinal).is_some(),
+            status: segment.status(ordinal),
             gone_since: segment.gone_since,
             change: fresh.map(|fresh| fresh.change).or_else(|| view.rows.get(ordinal)),
         }))
@@ -130,6 +143,7 @@ impl Catalog {
             segment: segment.number,
             touched: segment.touched,
             gone: segment.gone(),
+            terminal: segment.terminal(),
             gone_since: segment.gone_since,
             changed_in: Arc::clone(&segment.changed_in),
         };

@@ -211,6 +211,12 @@ impl Segment {
         self.cells.iter().filter(|(key, _)| key.status == GONE).map(|(_, count)| count).sum()
     }
 
+    /// How many entries are there and at their end.
+    pub fn terminal(&self) -> u32 {
+        let is_terminal = |status| Status::from_number(status).is_some_and(Status::is_terminal);
+        self.cells.iter().filter(|(key, _)| is_terminal(key.status)).map(|(_, count)| count).sum()
+    }
+
     /// How many ordinals there are, of present and gone entries.
     pub fn len(&self) -> u32 {
         u32::try_from(self.column.len()).unwrap_or(u32::MAX)

@@ -45,7 +45,7 @@ pub(crate) use quarantine::drop_oldest;
 pub(crate) use recover::{
     Extent, Witness, change_note, entry_note, quarantine, removed_among, scan_old, survey,
 };
-pub(crate) use rewrite::{Fate, Progress, Rewrite, Rewritten};
+pub(crate) use rewrite::{Fate, Plan, Progress, Rewrite, Rewritten};
 pub(crate) use segment::{Item, SegmentFile};
 pub(crate) use segments::{Active, Old, Scanned, Segments};
 pub(crate) use spill::{

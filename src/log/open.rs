@@ -48,7 +48,7 @@ pub(crate) use store_file::{check_store, store_file_damaged, store_uuid};
 
 use carry::Left;
 use owner::take_lock;
-use segment_set::rebuild_set;
+use segment_set::{head_set, rebuild_set};
 use store_file::{Found, create_store, find_store};
 
 /// What opening found and did.
@@ -202,14 +202,7 @@ impl Opening<'_> {
         self.report.of_survey(&survey, clean);
         let replaced = files.take_replaced(&segment.header);
         let has_head = survey.set.is_some();
-        let mut head = match survey.set.take() {
-            Some(set) => set,
-            None => {
-                let set = rebuild_set(&**self.env, &self.segments, &files, newest);
-                survey.count_from(&set.tallies);
-                set
-            }
-        };
+        let mut head = head_set(&**self.env, &self.segments, &files, newest, &mut survey)?;
         let env = &**self.env;
         fill_ends(env, &self.segments, &files, &mut head, &segment.header);
         let mut whole = survey.set_after(head.clone(), false);
@@ -282,7 +275,7 @@ impl Opening<'_> {
 
     /// The newest segment cannot be read at all: its records are lost, the rest goes on.
     fn pass_over(mut self, files: &SegmentFiles, newest: u64, damage: Damage) -> Result<Opened> {
-        let mut set = rebuild_set(&**self.env, &self.segments, files, newest);
+        let mut set = rebuild_set(&**self.env, &self.segments, files, newest)?;
         set.ends.resize(set.segments.len(), SegmentEnd::default());
         let before = set.segments.last().map_or(0, |item| item.last_lsn);
         let known = self.checkpoint.filter(|checkpoint| checkpoint.segment == newest);

@@ -13,6 +13,9 @@ pub enum Bug {
     ForgottenChange,
     /// Compaction lets go of a removal while the record of its entry is still there.
     ForgottenRemoval,
+    /// A rewritten segment holds compressed bodies and not what they were compressed with, and is
+    /// not read again.
+    ForgottenDictionary,
 }
 
 thread_local! {

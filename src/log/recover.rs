@@ -15,8 +15,8 @@ use crate::entry::State;
 use crate::env::Env;
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
-    self, ChangeBody, Checkpoint, EntryBody, Frame, Kind, RecordHeader, SEGMENT_HEADER_LEN,
-    SegmentItem, SegmentSet, Summary, TIME_NONE, Tally,
+    self, ChangeBody, Checkpoint, EntryBody, FormatError, Frame, Kind, RecordHeader,
+    SEGMENT_HEADER_LEN, SegmentItem, SegmentSet, Summary, TIME_NONE, Tally,
 };
 
 use super::account::Account;
@@ -405,12 +405,14 @@ impl Extent {
     }
 }
 
-/// Reads the rows of a segment that takes no more records; every hole in it is damage.
+/// Reads the rows of a segment that takes no more records; every hole in it is damage, and so is a
+/// body that says nothing although its checksum holds.
 pub(crate) fn scan_old(segment: &SegmentFile, extent: Extent) -> Result<super::Scanned> {
     let mut summary = Summary::of(&segment.header);
     let mut damage = Vec::new();
     let mut hole: Option<(u64, u64)> = None;
     let mut before: Option<RecordHeader> = None;
+    let mut unread = None;
     segment.scan(extent.end.min(segment.len), &mut |item| {
         match item {
             Item::Frame(frame) => {
@@ -418,7 +420,14 @@ pub(crate) fn scan_old(segment: &SegmentFile, extent: Extent) -> Result<super::S
                     damage.push(hole_damage(segment, (from, to), before, Some(frame.header)));
                 }
                 before = Some(frame.header);
-                add_row(&mut summary, segment.header.store_uuid, &frame);
+                match note_of(&frame, segment.header.store_uuid) {
+                    Ok(note) => drop(note.row(&mut summary, frame.header.lsn, frame.offset)),
+                    Err(Error::Damaged(found)) => {
+                        damage.push(Damage { segment: segment.name.clone(), ..*found });
+                    }
+                    Err(Error::Compressed { .. }) => unread = unread.or(Some(frame.header.lsn)),
+                    Err(error) => return Err(error),
+                }
             }
             Item::Hole { from, to } => hole = Some((from, to)),
             Item::Tail { from, .. } if from < extent.end => {
@@ -431,7 +440,7 @@ pub(crate) fn scan_old(segment: &SegmentFile, extent: Extent) -> Result<super::S
         Ok(())
     })?;
     discount_removed(&summary, &mut damage);
-    Ok(super::Scanned { summary: std::sync::Arc::new(summary), damage })
+    Ok(super::Scanned { summary: std::sync::Arc::new(summary), damage, unread })
 }
 
 /// Counts the records of a segment; answers with what its control records say.
@@ -476,9 +485,8 @@ fn hole_damage(
     before: Option<RecordHeader>,
     after: Option<RecordHeader>,
 ) -> Damage {
-    let repeats = |kind| matches!(kind, Kind::Mark | Kind::SegmentSet);
     let lsn_from = before.map_or(segment.header.base_lsn, |header| header.lsn.saturating_add(1));
-    let lsn_to = after.map(|header| header.lsn.saturating_sub(u64::from(!repeats(header.kind))));
+    let lsn_to = after.map(|header| header.lsn.saturating_sub(u64::from(!header.kind.repeats())));
     // Only a mark was lost when no number is missing.
     let lost = lsn_to.is_none_or(|lsn_to| lsn_to >= lsn_from);
     let entries_before = before.map_or(0, entries_through);
@@ -495,16 +503,17 @@ fn hole_damage(
 
 /// What the footer and the index must know of a record that was read.
 pub(crate) fn note_of(frame: &Frame, store_uuid: [u8; 16]) -> Result<Note> {
-    let damaged = |_| {
-        Error::Damaged(Box::new(Damage {
+    let damaged = |error| match error {
+        FormatError::Compressed => Error::compressed(frame.header.lsn),
+        _ => Error::Damaged(Box::new(Damage {
             segment: String::new(),
             offset: frame.offset,
             bytes: frame.header.record_len(),
             kind: DamageKind::Record,
             lsn_from: Some(frame.header.lsn),
             lsn_to: Some(frame.header.lsn),
-            entries: None,
-        }))
+            entries: Some(u64::from(frame.header.kind == Kind::Entry)),
+        })),
     };
     Ok(match frame.header.kind {
         Kind::Entry => {

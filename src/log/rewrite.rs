@@ -7,9 +7,15 @@
 //!    the old ones, since everything that is folded into it was synced before.
 //! 3. the replace record (the caller writes it): the old files mean nothing and may go.
 //!
-//! Invariants: no byte is written that was not claimed from the account; records keep their numbers and their order; nothing is copied whose checksum does
-//! not hold; the old files are only read.
+//! Entries at their end are compressed, with a dictionary that stands in front of them and again at
+//! the end. It is made anew each time: a dictionary is made of pieces of bodies, and those of an
+//! entry that is gone must not stay in it.
+//!
+//! Invariants: records keep their numbers and their order; nothing is copied whose checksum does
+//! not hold, or whose compressed body says nothing; the old files are only read; no byte is written
+//! that was not claimed from the account.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,22 +27,36 @@ use super::{Old, Segments};
 use crate::env::{Env, File, OpenMode, write_all_at};
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
-    self, DropBody, Flags, Frame, Kind, RecordHeader, ReplaceBody, SEGMENT_HEADER_LEN, SegmentEnd,
-    SegmentHeader, SegmentItem, Summary,
+    self, Compressor, DropBody, Flags, FormatError, Frame, Kind, RecordHeader, ReplaceBody,
+    SEGMENT_HEADER_LEN, SegmentEnd, SegmentHeader, SegmentItem, Summary,
 };
 
 /// Bytes that gather before they are written.
 const WRITE_CHUNK: usize = 256 * 1024;
-
 /// What is to become of a record.
 #[derive(Debug)]
 pub(crate) enum Fate {
     /// It stays as it is.
     Keep,
-    /// It stays with another body of the newest version.
-    Fold(Vec<u8>),
+    /// So does this entry, which is at its end.
+    Compress,
+    /// It stays with another body of the newest version; whether it is at its end.
+    Fold(Vec<u8>, bool),
     /// It is not alive.
     Leave,
+}
+
+/// How a rewrite goes about what it meets.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Changes up to this number are folded into their entries.
+    pub folded_lsn: u64,
+    /// Whether control records stay too.
+    pub controls: bool,
+    /// Whether damaged places, which are on record, are passed over.
+    pub over_damage: bool,
+    /// Compresses entries at their end; none when there are none, or this build cannot.
+    pub compressor: Option<Compressor>,
 }
 
 /// Decides about entries and changes.
@@ -62,10 +82,13 @@ pub(crate) struct Rewrite {
     buffer: Vec<u8>,
     summary: Summary,
     records: u32,
-    /// Whether control records stay too.
-    controls: bool,
-    /// Whether damaged places, which are on record, are passed over.
-    over_damage: bool,
+    /// The number of the last record.
+    last_lsn: u64,
+    plan: Plan,
+    /// What compressed bodies need, and when it was made; none when there are none.
+    dictionary: Option<(Vec<u8>, u64)>,
+    /// Over all bodies, as they are without compression.
+    crc: u32,
 }
 
 /// What one step did.
@@ -78,13 +101,16 @@ pub(crate) enum Progress {
 }
 
 impl Rewrite {
-    /// Begins to write neighbors, given by rising number, anew. Changes up to `folded_lsn` will be
-    /// folded into their entries.
+    /// Begins to write neighbors, given by rising number, anew.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; then nothing was done.
     pub fn begin(
         (env, segments, account): (&Arc<dyn Env>, &Arc<Segments>, &Arc<Account>),
         store_uuid: [u8; 16],
         old: Vec<Arc<Old>>,
-        (folded_lsn, controls, over_damage): (u64, bool, bool),
+        plan: Plan,
     ) -> Result<Self> {
         let items: Vec<SegmentItem> = old.iter().filter_map(|old| old.item).collect();
         let (Some(first), Some(last)) = (items.first(), items.last()) else {
@@ -120,8 +146,12 @@ impl Rewrite {
             created_ms: env.wall_ms(),
             predecessor: None,
             generation,
-            folded_lsn,
+            folded_lsn: plan.folded_lsn,
             capacity: 0,
+        };
+        let dictionary = match &plan.compressor {
+            Some(compressor) => Some((compressor.dictionary().to_vec(), header.created_ms)),
+            None => inherited_dictionary(segments, &old)?,
         };
         Ok(Self {
             env: Arc::clone(env),
@@ -130,6 +160,7 @@ impl Rewrite {
             claimed: 0,
             old,
             item,
+            last_lsn: item.first_lsn.saturating_sub(1),
             summary: Summary::of(&header),
             header,
             path,
@@ -138,8 +169,9 @@ impl Rewrite {
             start: SEGMENT_HEADER_LEN,
             buffer: Vec::new(),
             records: 0,
-            controls,
-            over_damage,
+            plan,
+            dictionary,
+            crc: 0,
         })
     }
 
@@ -157,7 +189,8 @@ impl Rewrite {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`] at a place that no record of damage covers yet; [`Error::Io`].
+    /// [`Error::Damaged`] at a place that no record of damage covers yet; [`Error::Io`];
+    /// [`Error::Full`] when the new file gets longer than there is room.
     pub fn step(&mut self, bytes_max: u64, judge: Judge<'_>) -> Result<Progress> {
         let (index, from) = self.at;
         let Some(old) = self.old.get(index).cloned() else { return Ok(Progress::Copied) };
@@ -169,11 +202,11 @@ impl Rewrite {
             match item {
                 Item::Frame(frame) => {
                     reached = frame.end();
-                    self.copy(&frame, judge)?;
+                    self.copy(&file, &frame, judge)?;
                 }
-                Item::Hole { to, .. } if self.over_damage => reached = to,
+                Item::Hole { to, .. } if self.plan.over_damage => reached = to,
                 Item::Hole { from, to } => return Err(hole(&file, from, to)),
-                Item::Tail { from, .. } if from < end && !self.over_damage => {
+                Item::Tail { from, .. } if from < end && !self.plan.over_damage => {
                     return Err(hole(&file, from, end));
                 }
                 Item::Tail { .. } => done = true,
@@ -190,33 +223,107 @@ impl Rewrite {
         Ok(if finished { Progress::Copied } else { Progress::More(bytes) })
     }
 
-    fn copy(&mut self, frame: &Frame, judge: Judge<'_>) -> Result<()> {
+    fn copy(&mut self, file: &SegmentFile, frame: &Frame, judge: Judge<'_>) -> Result<()> {
         let fate = match frame.header.kind {
             Kind::Entry | Kind::Change => judge(frame)?,
             Kind::Mark | Kind::Dictionary => Fate::Leave,
-            _ if self.controls => Fate::Keep,
+            _ if self.plan.controls => Fate::Keep,
             _ => Fate::Leave,
         };
-        let mut header = frame.header;
-        let body = match &fate {
+        // What is compressed stays so, whatever became of the entry: so the new file is hardly ever
+        // longer than the old ones.
+        let was_compressed = frame.header.flags.compressed;
+        let (folded, compress) = match fate {
             Fate::Leave => return Ok(()),
-            Fate::Keep => &frame.body,
-            Fate::Fold(body) => {
-                header.body_version = header.kind.body_version();
-                header.body_crc = RecordHeader::crc_of(body);
-                header.body_len = u32::try_from(body.len()).unwrap_or(u32::MAX);
-                body
-            }
+            Fate::Keep => (None, was_compressed),
+            Fate::Compress => (None, true),
+            Fate::Fold(body, at_end) => (Some(body), at_end || was_compressed),
         };
-        header.flags = Flags { drained: header.flags.drained, ..Flags::default() };
+        let mut header = frame.header;
+        let body = match folded {
+            Some(body) => {
+                header.body_version = header.kind.body_version();
+                Cow::Owned(body)
+            }
+            None => match frame.plain_body() {
+                Ok(body) => body,
+                Err(FormatError::Compressed) => return self.copy_compressed(frame),
+                Err(_) if self.plan.over_damage => return Ok(()),
+                Err(_) => return Err(hole(file, frame.offset, frame.end())),
+            },
+        };
+        self.begin_records(header.kind)?;
+        let compressor = self.plan.compressor.as_mut().filter(|_| compress);
+        let packed = compressor.and_then(|compressor| compressor.compress(&body));
+        header.flags.compressed = packed.is_some();
+        let offset = self.append(header, packed.as_deref().unwrap_or(&body))?;
+        self.crc = chained(self.crc, &body);
+        header.flags.compressed = false;
+        let plain = Frame::new(offset, header, body.into_owned());
+        add_row(&mut self.summary, self.header.store_uuid, &plain);
+        Ok(())
+    }
+
+    /// Copies an entry that this build cannot read, with the row that its old footer has.
+    fn copy_compressed(&mut self, frame: &Frame) -> Result<()> {
+        let lsn = frame.header.lsn;
+        let number = self.old.get(self.at.0).map_or(0, |old| old.number);
+        let rows = self.segments.summary(number)?;
+        self.begin_records(frame.header.kind)?;
+        let offset = self.append(frame.header, &frame.body)?;
+        self.crc = chained(self.crc, &frame.body);
+        self.summary.adopt(&rows, lsn, offset).ok_or_else(|| Error::compressed(lsn))
+    }
+
+    /// Writes the dictionary in front of the first record that is no segment set.
+    fn begin_records(&mut self, kind: Kind) -> Result<()> {
+        let begins = self.last_lsn < self.item.first_lsn && kind != Kind::SegmentSet;
+        if begins { self.append_dictionary() } else { Ok(()) }
+    }
+
+    fn append_dictionary(&mut self) -> Result<()> {
+        #[cfg(feature = "planted")]
+        if super::planted::has(super::planted::Bug::ForgottenDictionary) {
+            return Ok(());
+        }
+        let Some((dictionary, time_ms)) = self.dictionary.take() else { return Ok(()) };
+        let kind = Kind::Dictionary;
+        let header = RecordHeader {
+            body_len: 0,
+            lsn: self.last_lsn,
+            body_crc: 0,
+            kind,
+            flags: Flags::default(),
+            body_version: kind.body_version(),
+            time_ms,
+            group: 1,
+            ordinal: 0,
+        };
+        self.append(header, &dictionary)?;
+        self.crc = chained(self.crc, &dictionary);
+        self.dictionary = Some((dictionary, time_ms));
+        Ok(())
+    }
+
+    /// Appends a record, with what its body and its place make of its header; returns the place.
+    fn append(&mut self, mut header: RecordHeader, body: &[u8]) -> Result<u64> {
+        header.flags = Flags {
+            drained: header.flags.drained,
+            compressed: header.flags.compressed,
+            ..Flags::default()
+        };
+        header.body_crc = RecordHeader::crc_of(body);
+        header.body_len = u32::try_from(body.len()).unwrap_or(u32::MAX);
         header.group = 1;
         header.ordinal = u32::try_from(self.summary.entries.len()).unwrap_or(u32::MAX);
+        if self.buffer.len() >= WRITE_CHUNK {
+            self.write_buffer()?;
+        }
         let offset = self.start + self.buffer.len() as u64;
         append_record(&mut self.buffer, &header, self.header.salt, offset, body);
-        let written = Frame { offset, header, body: body.clone() };
-        add_row(&mut self.summary, self.header.store_uuid, &written);
         self.records += 1;
-        if self.buffer.len() >= WRITE_CHUNK { self.write_buffer() } else { Ok(()) }
+        self.last_lsn = header.lsn;
+        Ok(offset)
     }
 
     /// Claims the space of the file up to this length.
@@ -238,6 +345,10 @@ impl Rewrite {
     /// Seals the file, syncs it, reads it again and gives it its name, durably. What was folded
     /// must be synced by now.
     pub fn finish(&mut self) -> Result<Rewritten> {
+        if self.records > 0 {
+            self.append_dictionary()?;
+            self.write_buffer()?;
+        }
         let salt = self.header.salt;
         let lsns = (self.item.first_lsn, self.item.last_lsn);
         let (footer, trailer) =
@@ -255,7 +366,13 @@ impl Rewrite {
         if !skip {
             self.file.sync().map_err(|error| Error::io("sync", &self.path, error))?;
         }
-        self.check()?;
+        #[cfg(feature = "planted")]
+        let unread = super::planted::has(super::planted::Bug::ForgottenDictionary);
+        #[cfg(not(feature = "planted"))]
+        let unread = false;
+        if !unread {
+            self.check()?;
+        }
         let path = self.segments.path(self.item.segment, self.item.generation);
         self.env
             .rename(&self.path, &path)
@@ -281,13 +398,13 @@ impl Rewrite {
     /// Reads the new file again: it must say what was written.
     fn check(&self) -> Result<()> {
         let file = SegmentFile::open(&*self.env, &self.path, OpenMode::Read, false)?;
-        let mut records = 0;
+        let (mut records, mut crc) = (0, 0);
         let mut rows = Summary::of(&self.header);
         file.scan(self.start, &mut |item| {
             match item {
                 Item::Frame(frame) => {
                     records += 1;
-                    add_row(&mut rows, self.header.store_uuid, &frame);
+                    crc = self.check_record(&file, frame, &mut rows, crc)?;
                 }
                 Item::Hole { from, to } => return Err(hole(&file, from, to)),
                 Item::Tail { from, .. } if from < self.start => {
@@ -298,15 +415,33 @@ impl Rewrite {
             Ok(())
         })?;
         let footer = file.footer()?;
-        let same = footer.as_ref() == Some(&rows) && rows == self.summary;
+        let same = footer.as_ref() == Some(&rows) && rows == self.summary && crc == self.crc;
         if same && records == self.records && file.header_intact {
             return Ok(());
         }
         Err(hole(&file, 0, file.len))
     }
 
-    /// Gives the rewrite up: the new file goes, whatever name it has. Only an answer that the
-    /// replace record was not written allows this once the file has its name.
+    /// Adds a record that was read again to its rows and to the checksum over all of them.
+    fn check_record(
+        &self,
+        file: &SegmentFile,
+        frame: Frame,
+        rows: &mut Summary,
+        crc: u32,
+    ) -> Result<u32> {
+        if frame.header.flags.compressed && !format::COMPRESSES {
+            rows.adopt(&self.summary, frame.header.lsn, frame.offset);
+            return Ok(chained(crc, &frame.body));
+        }
+        let place = (frame.offset, frame.end());
+        let plain = frame.into_plain().map_err(|_| hole(file, place.0, place.1))?;
+        add_row(rows, self.header.store_uuid, &plain);
+        Ok(chained(crc, &plain.body))
+    }
+
+    /// Gives the rewrite up, and what was claimed for it: the new file goes, whatever name it has.
+    /// Only an answer that the replace record was not written allows this once the file has its name.
     pub fn discard(self) {
         self.account.release(Part::Log, self.claimed);
         if let Err(error) = self.env.unlink(&self.path) {
@@ -322,6 +457,25 @@ pub(crate) struct Rewritten {
     pub body: ReplaceBody,
     /// Its length.
     pub bytes: u64,
+}
+
+/// The dictionary that a build without compression must take along, and when it was made.
+fn inherited_dictionary(segments: &Segments, old: &[Arc<Old>]) -> Result<Option<(Vec<u8>, u64)>> {
+    let [only] = old else { return Ok(None) };
+    if format::COMPRESSES {
+        return Ok(None);
+    }
+    let dictionary = segments.open(only)?.0.dictionary()?;
+    Ok(dictionary.map(|dictionary| (dictionary.bytes().to_vec(), dictionary.made_ms())))
+}
+
+/// A checksum over one body more.
+fn chained(crc: u32, body: &[u8]) -> u32 {
+    let mut link = [0; 8];
+    let (before, own) = link.split_at_mut(4);
+    before.copy_from_slice(&crc.to_le_bytes());
+    own.copy_from_slice(&RecordHeader::crc_of(body).to_le_bytes());
+    RecordHeader::crc_of(&link)
 }
 
 fn hole(file: &SegmentFile, from: u64, to: u64) -> Error {

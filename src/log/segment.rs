@@ -6,14 +6,14 @@
 use std::cmp::Ordering;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::env::{Env, File, Mapped, OpenMode, is_unreadable, read_around, read_exact_at};
 use crate::error::{Damage, DamageKind, Error, Result};
 use crate::format::{
-    self, ChangeRow, ENTRY_ROW_LEN, EntryRow, FOOTER_TRAILER_LEN, FileName, FooterTrailer,
-    FormatError, Frame, Kind, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, SEGMENT_HEADER_LEN,
-    SegmentHeader, Summary, VERSION_MAJOR, VERSION_MINOR,
+    self, ChangeRow, Dictionary, ENTRY_ROW_LEN, EntryRow, FOOTER_TRAILER_LEN, FileName,
+    FooterTrailer, FormatError, Frame, Kind, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader,
+    SEGMENT_HEADER_LEN, SegmentHeader, Summary, VERSION_MAJOR, VERSION_MINOR,
 };
 
 /// A scan reads this much at a time.
@@ -36,6 +36,8 @@ pub(crate) struct SegmentFile {
     /// The file's length when it was opened.
     pub len: u64,
     map: Option<Mapped>,
+    /// What compressed bodies need, once it was looked for.
+    dictionary: OnceLock<Option<Arc<Dictionary>>>,
 }
 
 /// What a scan meets, in order of the file.
@@ -87,6 +89,7 @@ impl SegmentFile {
             trailer: None,
             len,
             map: None,
+            dictionary: OnceLock::new(),
         };
         segment.trailer = match segment.read_trailer() {
             // Its owner sealed and cut it since it was measured, which happens once.
@@ -122,7 +125,8 @@ impl SegmentFile {
     /// Wraps a file that was just written.
     pub fn created(path: PathBuf, file: Arc<dyn File>, header: SegmentHeader, len: u64) -> Self {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self { name, path, file, header, header_intact: true, trailer: None, len, map: None }
+        let (trailer, map, dictionary) = (None, None, OnceLock::new());
+        Self { name, path, file, header, header_intact: true, trailer, len, map, dictionary }
     }
 
     fn read_trailer(&self) -> Result<Option<FooterTrailer>> {
@@ -168,6 +172,11 @@ impl SegmentFile {
 
     /// Reads one record; `bound` is where the segment's records end.
     pub fn read_frame(&self, offset: u64, bound: u64) -> Result<Frame> {
+        self.complete(self.read_record(offset, bound)?)
+    }
+
+    /// Reads one record as it stands there.
+    fn read_record(&self, offset: u64, bound: u64) -> Result<Frame> {
         let mut head = [0; RECORD_HEADER_LEN];
         let in_bounds = offset.saturating_add(RECORD_HEADER_LEN as u64) <= bound;
         if !in_bounds || offset < SEGMENT_HEADER_LEN {
@@ -185,7 +194,65 @@ impl SegmentFile {
         if !header.fits(&body) {
             return Err(self.damaged(offset, header.record_len(), Some(header.lsn)));
         }
-        Ok(Frame { offset, header, body })
+        Ok(Frame::new(offset, header, body))
+    }
+
+    /// Gives a compressed record what its body was compressed with.
+    fn complete(&self, frame: Frame) -> Result<Frame> {
+        if !frame.header.flags.compressed {
+            return Ok(frame);
+        }
+        Ok(frame.with_dictionary(self.dictionary()?))
+    }
+
+    /// What the compressed bodies of this segment were compressed with; none when bodies never were
+    /// to be compressed here, or when all of it is damaged.
+    pub fn dictionary(&self) -> Result<Option<Arc<Dictionary>>> {
+        if let Some(known) = self.dictionary.get() {
+            return Ok(known.clone());
+        }
+        let found = self.find_dictionary()?;
+        Ok(self.dictionary.get_or_init(|| found).clone())
+    }
+
+    /// Since when the dictionary may hold pieces of entries that are gone: it is older than the
+    /// segment, since a build without compression copied it.
+    pub fn stale_dictionary_ms(&self) -> Result<Option<u64>> {
+        let dictionary = self.dictionary()?.filter(|dictionary| !dictionary.bytes().is_empty());
+        let made_ms = dictionary.map(|dictionary| dictionary.made_ms());
+        Ok(made_ms.filter(|made_ms| *made_ms != self.header.created_ms))
+    }
+
+    fn find_dictionary(&self) -> Result<Option<Arc<Dictionary>>> {
+        if self.header.generation == 0 {
+            return Ok(None);
+        }
+        let end = self.trailer.map_or(self.len, |trailer| trailer.start);
+        let mut head = self.read_record(SEGMENT_HEADER_LEN, end);
+        if let Ok(first) = &head
+            && first.header.kind == Kind::SegmentSet
+        {
+            head = self.read_record(first.end(), end);
+        }
+        match head {
+            Ok(frame) if frame.header.kind == Kind::Dictionary => {
+                return Ok(Some(Dictionary::new(frame.body, frame.header.time_ms)));
+            }
+            Ok(_) => return Ok(None),
+            Err(Error::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+        // The first copy is damaged, or the records end here: the second one stands anywhere.
+        let mut found = None;
+        self.walk(SEGMENT_HEADER_LEN, end, &mut |item| {
+            if let Item::Frame(frame) = item
+                && frame.header.kind == Kind::Dictionary
+            {
+                found = Some(Dictionary::new(frame.body, frame.header.time_ms));
+            }
+            Ok(found.is_none())
+        })?;
+        Ok(found)
     }
 
     /// A record's header, if it is sound. One that only a later version can read refuses the
@@ -286,6 +353,19 @@ impl SegmentFile {
         bound: u64,
         visit: &mut dyn FnMut(Item) -> Result<bool>,
     ) -> Result<()> {
+        self.walk(from, bound, &mut |item| match item {
+            Item::Frame(frame) => visit(Item::Frame(self.complete(frame)?)),
+            other => visit(other),
+        })
+    }
+
+    /// As [`SegmentFile::scan_while`], with the records as they stand there.
+    fn walk(
+        &self,
+        from: u64,
+        bound: u64,
+        visit: &mut dyn FnMut(Item) -> Result<bool>,
+    ) -> Result<()> {
         let mut scanner = Scanner::new(self, bound);
         let mut offset = from;
         let mut sound = Sequence::default();
@@ -335,7 +415,7 @@ struct Sequence {
 }
 
 impl Sequence {
-    /// What follows a record: a higher number, except that a mark repeats the last one.
+    /// What follows a record: a higher number, except where no fact is added.
     fn after(header: &RecordHeader) -> Self {
         let group_min = header.group.saturating_add(u32::from(header.flags.last_of_group));
         Self { lsn_min: header.lsn.saturating_add(1), group_min }
@@ -343,8 +423,7 @@ impl Sequence {
 
     /// A record of an earlier number is a leftover of a write that a crash undid.
     fn admits(self, header: &RecordHeader) -> bool {
-        let repeats = matches!(header.kind, Kind::Mark | Kind::SegmentSet);
-        header.lsn.saturating_add(u64::from(repeats)) >= self.lsn_min
+        header.lsn.saturating_add(u64::from(header.kind.repeats())) >= self.lsn_min
             && header.group >= self.group_min
     }
 }
@@ -393,7 +472,7 @@ impl<'a> Scanner<'a> {
             .and_then(|rest| rest.split_at_checked(header.body_len as usize))
             .unwrap_or_default();
         let sound = header.fits(body) && padding.iter().all(|byte| *byte == 0);
-        Ok(sound.then(|| Frame { offset, header, body: body.to_vec() }))
+        Ok(sound.then(|| Frame::new(offset, header, body.to_vec())))
     }
 
     /// The next place behind `from` where a sound record begins, and the end of the data seen.

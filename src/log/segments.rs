@@ -62,8 +62,21 @@ pub(crate) struct Old {
 /// What scanning an old segment gave.
 #[derive(Debug)]
 pub(crate) struct Scanned {
+    /// Without entries that only a build with compression can read.
     pub summary: Arc<Summary>,
     pub damage: Vec<Damage>,
+    /// The first of those entries.
+    pub unread: Option<u64>,
+}
+
+impl Scanned {
+    /// The rows of all entries.
+    ///
+    /// # Errors
+    /// [`Error::Compressed`]
+    pub fn rows(&self) -> Result<&Arc<Summary>> {
+        self.unread.map_or(Ok(&self.summary), |lsn| Err(Error::compressed(lsn)))
+    }
 }
 
 impl Old {
@@ -325,8 +338,8 @@ impl Segments {
             row => row,
         };
         let row = match row {
-            Ok(None) if file.trailer.is_none() => row_of(&self.scanned(&old)?.summary),
-            Err(Error::Damaged(_)) => row_of(&self.scanned(&old)?.summary),
+            Ok(None) if file.trailer.is_none() => row_of(self.scanned(&old)?.rows()?),
+            Err(Error::Damaged(_)) => row_of(self.scanned(&old)?.rows()?),
             row => row?,
         };
         Ok(row.map(|row| Position { segment: old.number, offset: row.offset }))
@@ -388,7 +401,7 @@ impl Segments {
         let (file, _) = self.open(&old)?;
         match file.footer()? {
             Some(summary) => Ok(Arc::new(summary)),
-            None => Ok(Arc::clone(&self.scanned(&old)?.summary)),
+            None => self.scanned(&old)?.rows().cloned(),
         }
     }
 

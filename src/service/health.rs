@@ -176,6 +176,7 @@ fn hint(error: &Error) -> &'static str {
         Error::Locked { .. } => "end the other process, or give this one a directory of its own",
         Error::NotAStore { .. } => "name another directory; nothing was changed in this one",
         Error::Version { .. } => "use a newer build; nothing was changed",
+        Error::Compressed { .. } => "use a build with the feature zstd; nothing is lost",
         Error::Damaged(_) => "look at the damage with deadletter verify",
         Error::Panicked { .. } => "this is a bug; please report it, and restart the process",
         Error::Closed => "open the store again",

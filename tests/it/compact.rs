@@ -13,7 +13,7 @@ use deadletter::{
 
 const CANARY: &str = "canary-in-the-coal-mine";
 
-fn config(index: IndexKind) -> Config {
+pub fn config(index: IndexKind) -> Config {
     let mut config = Config::new("/data/store");
     config.segment_bytes = 64 * 1024;
     config.index = index;
@@ -23,7 +23,7 @@ fn config(index: IndexKind) -> Config {
     config
 }
 
-fn open(disk: &Simulated) -> Engine {
+pub fn open(disk: &Simulated) -> Engine {
     Engine::open_with(config(IndexKind::Memory), Arc::new(disk.clone())).unwrap()
 }
 
@@ -41,7 +41,7 @@ fn fill(engine: &Engine, numbers: std::ops::Range<usize>) -> Vec<EntryId> {
     numbers.map(|number| engine.store(failure(number)).unwrap().id).collect()
 }
 
-fn remove(engine: &Engine, ids: &[EntryId], cause: Cause) {
+pub fn remove(engine: &Engine, ids: &[EntryId], cause: Cause) {
     let removed = engine.change_all(ids, &mut |_| Ok(Decision::Remove(cause))).unwrap();
     assert!(removed.iter().all(|changed| matches!(changed, Changed::Removed(_))));
 }
@@ -54,17 +54,17 @@ fn resolve(engine: &Engine, id: EntryId, note: &str) {
     engine.change(id, &[], resolved).unwrap();
 }
 
-fn compact(engine: &Engine) -> deadletter::CompactReport {
+pub fn compact(engine: &Engine) -> deadletter::CompactReport {
     engine.compact(&mut |_, _| {}).unwrap()
 }
 
-fn all(engine: &Engine) -> Vec<Entry> {
+pub fn all(engine: &Engine) -> Vec<Entry> {
     let page = Page { order: Order::Oldest, limit: 100_000, ..Page::default() };
     engine.find(&Filter::default(), page).unwrap()
 }
 
 /// Every byte of every file, by path.
-fn bytes_below(disk: &Simulated, dir: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
+pub fn bytes_below(disk: &Simulated, dir: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
     for (name, kind) in disk.list(dir).unwrap() {
         let path = dir.join(&name);
         match kind {
@@ -81,14 +81,14 @@ fn bytes_below(disk: &Simulated, dir: &Path, found: &mut BTreeMap<String, Vec<u8
 }
 
 /// The files that hold a text.
-fn files_with(disk: &Simulated, text: &str) -> Vec<String> {
+pub fn files_with(disk: &Simulated, text: &str) -> Vec<String> {
     let mut found = BTreeMap::new();
     bytes_below(disk, Path::new("/data/store"), &mut found);
     let holds = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     found.into_iter().filter(|(_, bytes)| holds(bytes)).map(|(name, _)| name).collect()
 }
 
-fn log_files(disk: &Simulated) -> Vec<(String, u64)> {
+pub fn log_files(disk: &Simulated) -> Vec<(String, u64)> {
     let names = disk.list(Path::new("/data/store/log")).unwrap();
     let len = |(name, kind)| match kind {
         NameKind::File(len) => (name, len),
@@ -97,14 +97,14 @@ fn log_files(disk: &Simulated) -> Vec<(String, u64)> {
     names.into_iter().map(len).collect()
 }
 
-fn verify(disk: &Simulated) {
+pub fn verify(disk: &Simulated) {
     let env: Arc<dyn Env> = Arc::new(disk.clone());
     let report = deadletter::verify_with(&config(IndexKind::Memory), &env, &mut |_, _| {}).unwrap();
     assert_eq!(report.damage, []);
 }
 
 /// The store shows the same however it is opened, and all ways to look agree.
-fn check_same(disk: &Simulated, engine: &Engine, wanted: &[Entry]) {
+pub fn check_same(disk: &Simulated, engine: &Engine, wanted: &[Entry]) {
     assert_eq!(all(engine), wanted);
     for entry in wanted {
         assert_eq!(engine.get(entry.operation.id).unwrap().as_ref(), Some(entry));

@@ -13,9 +13,12 @@ use deadletter::format::{
     SEGMENT_HEADER_LEN, SegmentHeader, TIME_NONE, decode_entry_row, key_hash,
 };
 use deadletter::{
-    Action, Attempt, Background, Cause, Changed, Config, Decision, Durability, Engine, Entry,
-    EntryId, Filter, IndexKind, Json, Lease, NewFailure, Order, Page, Prepare, Status, Timestamp,
+    Action, Attempt, Background, Cause, Changed, Config, Decision, Engine, Entry, EntryId, Filter,
+    IndexKind, Json, Lease, NewFailure, Order, Page, Prepare, Status, Timestamp,
 };
+
+#[cfg(feature = "zstd")]
+use deadletter::{Durability, EvictRequest};
 
 use crate::format_bodies::check_body;
 
@@ -23,27 +26,58 @@ use crate::format_bodies::check_body;
 const DAY_MS: u64 = 86_400_000;
 
 /// What a version wrote.
-struct Golden {
+pub struct Golden {
     folder: &'static str,
     minor: u8,
     /// What an export says since then at the end of each line.
     added: &'static str,
-    /// The entries that were removed.
-    removed: &'static [u64],
+    /// How many entries its log took, without the one beside it.
+    captured: u64,
+    /// The entries that were removed, as ranges with both ends.
+    removed: &'static [(u64, u64)],
+    /// How many records of each kind there are, the entry beside the log included.
+    kinds: &'static [(&'static str, u64)],
 }
 
 const V1: Golden = Golden {
     folder: "v1",
     minor: 0,
     added: r#","terminal_at":null,"previous_total_retries":0,"force_redrive_count":0}"#,
+    captured: 15,
     removed: &[],
+    kinds: &[("change", 2), ("entry", 16), ("mark", 1), ("segment_set", 2)],
 };
 /// Changes have causes, entries can be removed, and records are counted.
-const V1_1: Golden = Golden { folder: "v1.1", minor: 1, added: "}", removed: &[5, 14] };
-const VERSIONS: [Golden; 2] = [V1, V1_1];
+const V1_1: Golden = Golden {
+    folder: "v1.1",
+    minor: 1,
+    added: "}",
+    captured: 16,
+    removed: &[(5, 5), (14, 14)],
+    kinds: &[("change", 4), ("entry", 17), ("mark", 1), ("segment_set", 2)],
+};
+/// Segments are rewritten and dropped, entries compressed, and evicted ones summed up.
+pub const V1_2: Golden = Golden {
+    folder: "v1.2",
+    minor: 2,
+    added: "}",
+    captured: 113,
+    removed: &[(5, 6), (10, 10), (27, 106)],
+    kinds: &[
+        ("change", 2),
+        ("dictionary", 2),
+        ("drained", 1),
+        ("drop", 1),
+        ("entry", 32),
+        ("mark", 1),
+        ("replace", 3),
+        ("segment_set", 2),
+        ("summary", 1),
+    ],
+};
+const VERSIONS: [&Golden; 3] = [&V1, &V1_1, &V1_2];
 /// 2026-11-23T20:33:57.123Z; each entry is a minute younger than the one before.
 const CREATED_MS: u64 = 1_795_466_037_123;
-const ENTRIES: u64 = 14;
 
 fn config(dir: &Path) -> Config {
     let mut config = Config::new(dir);
@@ -66,7 +100,7 @@ impl Golden {
     }
 
     /// The store, copied to where it may be changed, as a process would find it.
-    fn copy(&self) -> (tempfile::TempDir, Config) {
+    pub fn copy(&self) -> (tempfile::TempDir, Config) {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("store");
         copy(&self.path("store"), &store);
@@ -75,16 +109,25 @@ impl Golden {
     }
 
     /// What an export of the store says, as it is said now.
-    fn export(&self) -> String {
+    pub fn export(&self) -> String {
         let text = fs::read_to_string(self.path("entries.ndjson")).unwrap();
         text.lines()
             .map(|line| line.strip_suffix('}').unwrap().to_owned() + self.added + "\n")
             .collect()
     }
 
-    /// How many entries its log has, without the one beside it.
-    fn captured(&self) -> u64 {
-        ENTRIES + 1 + u64::from(self.minor)
+    /// The entries that were removed.
+    fn removed(&self) -> impl Iterator<Item = u64> {
+        self.removed.iter().flat_map(|(from, to)| *from..=*to)
+    }
+
+    pub fn is_removed(&self, lsn: u64) -> bool {
+        self.removed().any(|removed| removed == lsn)
+    }
+
+    /// How many records of a kind there are.
+    pub fn count(&self, kind: &str) -> u64 {
+        self.kinds.iter().find(|(name, _)| *name == kind).map_or(0, |(_, count)| *count)
     }
 }
 
@@ -185,35 +228,20 @@ fn remove(engine: &Engine, id: EntryId, cause: Cause) {
     assert!(matches!(&removed[..], [Changed::Removed(_)]));
 }
 
-fn generate(golden: &Golden) {
+/// Writes the store of a version, with what `live` does to it.
+#[cfg(feature = "zstd")]
+fn generate(golden: &Golden, live: impl FnOnce(&Config)) {
     let store = golden.path("store");
     assert!(!store.exists(), "{} is written once and never again", store.display());
     fs::create_dir_all(golden.path("")).unwrap();
     let config = config(&store);
-    let engine = Engine::open(config.clone()).unwrap();
-    engine.wait_ready().unwrap();
-    let mut ids = Vec::new();
-    for number in 0..ENTRIES - 2 {
-        ids.push(engine.store(failure(number)).unwrap().id);
-        if number == 5 {
-            change_everything(&engine, ids[1]);
-            remove(&engine, ids[4], Cause::Purged);
-        }
-    }
-    let batch = (ENTRIES - 2..ENTRIES).map(failure).collect();
-    engine.store_batch(batch, Durability::Written).unwrap();
-    engine.change(ids[2], &[], |state| state.status = Status::RequiresReview).unwrap();
-    let last = engine.store_with(failure(ENTRIES), Durability::Written).unwrap();
-    remove(&engine, ids[11], Cause::Evicted);
-    assert_eq!((ids[4].0, ids[11].0, last.id.0), (5, 14, 18));
-    engine.store_with(failure(ENTRIES + 1), Durability::Written).unwrap();
-    // Syncs what was only written, which takes a mark.
-    engine.checkpoint().unwrap();
-    engine.close().unwrap();
-    let mut spilled = failure(ENTRIES + 2);
+    live(&config);
+    let mut spilled = failure(91);
     spilled.key = Some("spilled".to_owned());
     deadletter::spill(&config, spilled).unwrap();
-    fs::remove_file(store.join("LOCK")).unwrap();
+    for name in ["LOCK", "BALLAST"] {
+        drop(fs::remove_file(store.join(name)));
+    }
     let (_dir, config) = golden.copy();
     let engine = Engine::open(config).unwrap();
     engine.wait_ready().unwrap();
@@ -222,16 +250,70 @@ fn generate(golden: &Golden) {
     fs::write(golden.path("tallies.json"), tallies + "\n").unwrap();
 }
 
+/// A failure that shares most of what it says with others, as those of one service do.
+#[cfg(feature = "zstd")]
+fn alike(number: u64) -> NewFailure {
+    let mut word = 0x5eed_u64;
+    let mut shared = String::new();
+    for _ in 0..90 {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        shared += &format!("{:x} ", word >> 24);
+    }
+    let mut failure = failure(number);
+    failure.request_data =
+        Json::object(format!("{{\"order\": {number},  \"text\": \"{shared}\"}}")).unwrap();
+    failure
+}
+
+/// What version 1.2 wrote: the first segment rewritten and compressed, the second one dropped, and
+/// behind them the records that say so.
+#[cfg(feature = "zstd")]
+fn live_1_2(config: &Config) {
+    let spill = |number, key: &str| {
+        let mut beside = failure(number);
+        beside.key = Some(key.to_owned());
+        deadletter::spill(config, beside).unwrap();
+        let engine = Engine::open(config.clone()).unwrap();
+        engine.wait_ready().unwrap();
+        engine
+    };
+    Engine::open(config.clone()).unwrap().close().unwrap();
+    let engine = spill(90, "spilled first");
+    let ids: Vec<EntryId> =
+        (0..110).map(|number| engine.store(alike(number)).unwrap().id).collect();
+    change_everything(&engine, ids[1]);
+    for id in ids[2..24].iter().filter(|id| **id != ids[5]) {
+        engine.change(*id, &[], |state| state.status = Status::Archived).unwrap();
+    }
+    remove(&engine, ids[3], Cause::Purged);
+    for id in &ids[24..104] {
+        remove(&engine, *id, Cause::Deleted);
+    }
+    let request = EvictRequest { count: 1, terminal: true, compress: true, domain: None };
+    assert_eq!(engine.evict(&request).unwrap().evicted, 1);
+    let report = engine.compact(&mut |_, _| {}).unwrap();
+    assert!(report.rewritten > 0 && report.dropped > 0, "{report:?}");
+    engine.close().unwrap();
+    let engine = spill(92, "spilled again");
+    // A compressed entry that waits again, and one whose record goes with the next rewrite.
+    engine.change(ids[6], &[], |state| state.status = Status::Pending).unwrap();
+    remove(&engine, ids[7], Cause::Purged);
+    engine.store_with(failure(110), Durability::Written).unwrap();
+    // Syncs what was only written, which takes a mark.
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+}
+
 /// Opens the store of a version in every way and compares it in full.
 fn check_golden(golden: &Golden) {
     let expected = golden.export();
     let (_dir, config) = golden.copy();
-    let captured = golden.captured();
-    let removed = golden.removed.len() as u64;
+    let captured = golden.captured;
+    let removed = golden.removed().count() as u64;
 
     let report = deadletter::verify(&config, &mut |_, _| {}).unwrap();
     assert_eq!((report.damage, report.torn_tail_bytes), (vec![], 0));
-    assert_eq!((report.entries, report.fallback), (captured, 1));
+    assert_eq!((report.entries + 1, report.fallback), (golden.count("entry"), 1));
 
     let reader = Engine::open_read_only(config.clone()).unwrap();
     reader.wait_ready().unwrap();
@@ -262,15 +344,15 @@ fn check_golden(golden: &Golden) {
     for (entry, line) in entries.iter().zip(expected.lines()) {
         assert_eq!(&serde_json::from_str::<Entry>(line).unwrap(), entry);
     }
-    for id in golden.removed {
-        assert_eq!(engine.get(EntryId(*id)).unwrap(), None);
+    for id in golden.removed() {
+        assert_eq!(engine.get(EntryId(id)).unwrap(), None);
     }
     if golden.minor > 0 {
         let tallies = serde_json::to_string_pretty(&engine.tallies().unwrap()).unwrap();
         assert_eq!(tallies + "\n", fs::read_to_string(golden.path("tallies.json")).unwrap());
     }
     engine.close().unwrap();
-    assert_eq!(frames_by_kind(&config.dir, Kind::Drained), 1);
+    assert_eq!(frames_by_kind(&config.dir, Kind::Drained) as u64, golden.count("drained") + 1);
 }
 
 /// What was captured and removed, and how many records were counted as stored.
@@ -289,10 +371,16 @@ fn version_1_is_read_in_full() {
 
 #[test]
 fn version_1_1_is_read_in_full() {
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        generate(&V1_1);
-    }
     check_golden(&V1_1);
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn version_1_2_is_read_in_full() {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        generate(&V1_2, live_1_2);
+    }
+    check_golden(&V1_2);
 }
 
 /// A store of version 1.0 goes on under this build, segments that it began included.
@@ -308,7 +396,7 @@ fn a_store_of_version_1_is_continued() {
     }
     let before = all(&engine);
     let tallies = engine.tallies().unwrap();
-    let wanted = (ENTRIES + 2 + 20, 1);
+    let wanted = (V1.captured + 1 + 20, 1);
     assert_eq!(account(&engine), (wanted, wanted.0));
     assert_eq!(engine.get(EntryId(2)).unwrap(), None);
     assert_eq!(engine.get(EntryId(1)).unwrap().unwrap().operation.status, Status::Resolved);
@@ -351,7 +439,7 @@ fn frames(bytes: &[u8]) -> (SegmentHeader, Vec<Frame>, u64) {
         let start = at + RECORD_HEADER_LEN;
         let body = bytes[start..start + record.body_len as usize].to_vec();
         assert!(record.fits(&body));
-        frames.push(Frame { offset: at as u64, header: record, body });
+        frames.push(Frame::new(at as u64, record, body));
         at += usize::try_from(record.record_len()).unwrap();
     }
     (header, frames, at as u64)
@@ -370,19 +458,71 @@ fn a_second_reader_reads_the_bodies_of_every_version() {
             assert_eq!((bytes[10], bytes[2048 + 10]), (golden.minor, golden.minor));
             let (_, frames, end) = frames(&bytes);
             assert!(end > SEGMENT_HEADER_LEN);
+            let dictionary = dictionary_of(&frames);
             for frame in frames {
                 let header = &frame.header;
                 let newest = header.kind.body_version();
                 assert_eq!(header.body_version, newest.min(u16::from(golden.minor) + 1));
-                check_body(header.kind, header.body_version, &frame.body);
+                if !header.flags.compressed || cfg!(feature = "zstd") {
+                    check_body(header.kind, header.body_version, &plain(&frame, &dictionary));
+                }
                 *seen.entry(header.kind.as_str()).or_insert(0_u64) += 1;
             }
         }
-        assert_eq!(seen["entry"], golden.captured() + 1);
-        assert_eq!(seen["change"], 2 + golden.removed.len() as u64);
-        assert_eq!(seen["segment_set"], 2);
-        assert!(seen["mark"] > 0, "{seen:?}");
+        assert_eq!(seen, golden.kinds.iter().copied().collect(), "{}", golden.folder);
     }
+}
+
+/// What the compressed bodies of a segment were compressed with.
+fn dictionary_of(frames: &[Frame]) -> Vec<u8> {
+    let found = frames.iter().find(|frame| frame.header.kind == Kind::Dictionary);
+    found.map(|frame| frame.body.clone()).unwrap_or_default()
+}
+
+/// A body without compression.
+#[cfg(feature = "zstd")]
+fn plain(frame: &Frame, dictionary: &[u8]) -> Vec<u8> {
+    if !frame.header.flags.compressed {
+        return frame.body.clone();
+    }
+    let mut decoder = zstd::bulk::Decompressor::with_dictionary(dictionary).unwrap();
+    decoder.decompress(&frame.body, 16 * 1024 * 1024).unwrap()
+}
+
+/// A body that is not compressed.
+#[cfg(not(feature = "zstd"))]
+fn plain(frame: &Frame, _dictionary: &[u8]) -> Vec<u8> {
+    frame.body.clone()
+}
+
+/// The rewritten segment by the document: a dictionary at both ends, bodies compressed between, and
+/// a footer with the states that were folded in.
+#[test]
+fn a_rewritten_segment_holds_what_the_document_says() {
+    let path = segments(&V1_2.path("store")).remove(0);
+    assert!(path.to_str().unwrap().ends_with("-0001.seg"), "{}", path.display());
+    let bytes = fs::read(path).unwrap();
+    let (header, frames, _) = frames(&bytes);
+    let trailer = &bytes[bytes.len() - FOOTER_TRAILER_LEN..];
+    let trailer = FooterTrailer::decode(trailer, header.salt, bytes.len() as u64).unwrap();
+    let (first, last) = (&frames[0], frames.last().unwrap());
+    assert_eq!(first.header.kind, Kind::Dictionary);
+    assert_eq!((first.header.kind, &first.body), (last.header.kind, &last.body));
+    assert_eq!(first.header.lsn + 1, header.base_lsn);
+    let entries: Vec<&Frame> =
+        frames.iter().filter(|frame| frame.header.kind == Kind::Entry).collect();
+    assert_eq!(last.header.lsn, entries.last().unwrap().header.lsn);
+    assert_eq!(trailer.entries as usize, entries.len());
+    let mut compressed = 0;
+    for (ordinal, frame) in (0..).zip(&entries) {
+        let at = usize::try_from(trailer.entry_row_offset(ordinal).unwrap()).unwrap();
+        let row = decode_entry_row(&bytes[at..]).unwrap();
+        assert_eq!((row.lsn, row.offset), (frame.header.lsn, frame.offset));
+        let at_end = matches!(row.status, Status::Archived | Status::Resolved);
+        assert_eq!(frame.header.flags.compressed, at_end);
+        compressed += u32::from(at_end);
+    }
+    assert!(compressed > 7 && compressed < trailer.entries, "{compressed}");
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
@@ -412,7 +552,7 @@ fn check_footer(golden: &Golden) {
         assert_eq!(frame.header.ordinal, ordinal);
         assert_eq!((row.lsn, row.offset), (frame.header.lsn, frame.offset));
         let Some(entry) = keyed.get(&row.lsn) else {
-            assert!(golden.removed.contains(&row.lsn), "{row:?}");
+            assert!(golden.is_removed(row.lsn), "{row:?}");
             continue;
         };
         assert_eq!(row.created_ms, entry.operation.created_at.0);
@@ -425,7 +565,7 @@ fn check_footer(golden: &Golden) {
     for (row, frame) in rows.zip(changes) {
         assert_eq!(u64_at(row, 0), frame.header.lsn);
         let Some(entry) = keyed.get(&u64_at(row, 8)) else {
-            assert!(golden.removed.contains(&u64_at(row, 8)));
+            assert!(golden.is_removed(u64_at(row, 8)));
             assert_eq!(row[44..], [255, golden.minor, 0, 0]);
             removals += 1;
             continue;
@@ -444,5 +584,5 @@ fn check_footer(golden: &Golden) {
 
 #[test]
 fn the_footer_of_every_version_repeats_its_records() {
-    VERSIONS.iter().for_each(check_footer);
+    [&V1, &V1_1].into_iter().for_each(check_footer);
 }

@@ -14,6 +14,7 @@ mod change;
 mod cli;
 mod clock;
 mod compact;
+mod compress;
 mod contract;
 mod crash;
 mod damage;

@@ -115,6 +115,7 @@ pub fn exit_of_engine(error: &Error) -> Exit {
     match error {
         Error::NotAStore { .. }
         | Error::Version { .. }
+        | Error::Compressed { .. }
         | Error::Invalid { .. }
         | Error::TooLarge { .. } => Exit::Usage,
         Error::NotFound { .. } => Exit::NotFound,

@@ -13,7 +13,7 @@ use crate::log::{Active, Segments, Tallies};
 
 use super::{
     Found, OpenReport, Opened, SegmentFiles, adopt_old, await_owner, file_damage, fill_ends,
-    find_store, last_item, loss, missing_damage, read_checkpoint, rebuild_set, refuse_newer,
+    find_store, head_set, last_item, loss, missing_damage, read_checkpoint, refuse_newer,
 };
 
 /// Opens a store for reading only: no lock, nothing is written.
@@ -44,11 +44,7 @@ pub(crate) fn open_read_only(env: &Arc<dyn Env>, config: &Config) -> Result<Open
     };
     let mut survey = recover::survey(&segment, witness)?;
     report.of_survey(&survey, survey.is_clean(checkpoint.as_ref(), *newest));
-    let mut head = survey.set.take().unwrap_or_else(|| {
-        let set = rebuild_set(&**env, &segments, &files, *newest);
-        survey.count_from(&set.tallies);
-        set
-    });
+    let mut head = head_set(&**env, &segments, &files, *newest, &mut survey)?;
     fill_ends(&**env, &segments, &files, &mut head, &segment.header);
     let mut set = survey.set_after(head, false);
     // Beside an owner, the files that its records name are those of the moment that is shown.

@@ -1,22 +1,45 @@
 //! The segment set when the newest one is lost: what older sets and the segments since say.
 
 use crate::env::{Env, OpenMode};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{self, SegmentEnd, SegmentItem, SegmentSet};
-use crate::log::recover;
+use crate::log::recover::{self, Survey};
 use crate::log::segment::SegmentFile;
 use crate::log::{Control, Old, Segments, Tallies};
 
 use super::SegmentFiles;
 
+/// The set at the head of the newest segment, or what there is in its place.
+///
+/// # Errors
+/// Those of [`rebuild_set`].
+pub(super) fn head_set(
+    env: &dyn Env,
+    segments: &Segments,
+    files: &SegmentFiles,
+    newest: u64,
+    survey: &mut Survey,
+) -> Result<SegmentSet> {
+    if let Some(set) = survey.set.take() {
+        return Ok(set);
+    }
+    let set = rebuild_set(env, segments, files, newest)?;
+    survey.count_from(&set.tallies);
+    Ok(set)
+}
+
 /// The set of older segments: the newest one that can be read, and the files since. The segments
 /// are listed for readers.
+///
+/// # Errors
+/// [`Error::Compressed`] when only another build can tell what a segment holds, which must not be
+/// taken for nothing.
 pub(super) fn rebuild_set(
     env: &dyn Env,
     segments: &Segments,
     files: &SegmentFiles,
     newest: u64,
-) -> SegmentSet {
+) -> Result<SegmentSet> {
     let mut set = SegmentSet::default();
     let first = files.between(0, newest).into_iter().rev().find_map(|(number, generation)| {
         set = read_set(env, segments, number, generation)?;
@@ -28,7 +51,11 @@ pub(super) fn rebuild_set(
     }
     for (number, generation) in files.between(first.unwrap_or(0), newest) {
         segments.add_old(Old::unlisted(number, generation));
-        let Ok(summary) = segments.summary(number) else { continue };
+        let summary = match segments.summary(number) {
+            Ok(summary) => summary,
+            Err(error @ Error::Compressed { .. }) => return Err(error),
+            Err(_) => continue,
+        };
         match count_records(segments, number, &mut tallies) {
             Ok(controls) => controls.iter().for_each(|control| set.apply(control)),
             Err(error) => {
@@ -50,7 +77,7 @@ pub(super) fn rebuild_set(
         set.totals.captured += summary.entries.len() as u64 + lost;
     }
     set.tallies = tallies.list();
-    set
+    Ok(set)
 }
 
 /// The set at the head of an older segment.

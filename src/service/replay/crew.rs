@@ -198,7 +198,10 @@ impl<'a> Crew<'a> {
         let tally = &self.call.tally;
         match error {
             Error::LeaseLost { .. } => tally.skip(Skip::LostRace),
-            Error::Damaged(_) | Error::NotFound { .. } | Error::TooLarge { .. } => {
+            Error::Damaged(_)
+            | Error::Compressed { .. }
+            | Error::NotFound { .. }
+            | Error::TooLarge { .. } => {
                 tally.skip(Skip::NotWritten);
                 tally.error(format!("entry {}: {error}", leased.id));
             }

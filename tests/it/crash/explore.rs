@@ -124,6 +124,25 @@ fn no_short_sequence_loses_anything_in_a_crash_at_any_step() {
     println!("{states} states");
 }
 
+/// Of every step of a rewrite that compresses, and of the one behind it that does so again.
+#[cfg(feature = "zstd")]
+#[test]
+fn no_rewrite_that_compresses_loses_anything_in_a_crash_at_any_step() {
+    let again = [Op::Archive, Op::Compact, Op::Change, Op::Remove, Op::Archive, Op::Compact];
+    for sequence in [&again[..2], &again[..]] {
+        let mut chance = Chance(1);
+        let shots = shots_of_last(sequence).unwrap();
+        let done = &shots.last().unwrap().disk;
+        assert!(crate::compress::with::compressed(done) > 8, "{sequence:?} compressed nothing");
+        for shot in shots {
+            for (name, image, crash) in images(&shot, chance.next()) {
+                let found = check(&image, &shot.model, crash, true);
+                found.map_err(|found| place(&shot, &name, &found)).unwrap();
+            }
+        }
+    }
+}
+
 /// Runs a sequence with a fault at one step, then lets the process die; 0 when it never fired.
 fn check_fault(sequence: &[Op], fault: Fault) -> Result<usize, String> {
     let disk = Simulated::new(1);

@@ -87,8 +87,9 @@ fn play(run: Run, chance: &mut Chance, history: &mut Vec<String>) -> Result<Vec<
 }
 
 fn choose(chance: &mut Chance) -> Op {
-    match chance.below(44) {
+    match chance.below(48) {
         40..=42 => Op::Compact,
+        43..=44 => Op::Archive,
         0 => Op::Rotate,
         1..=2 => Op::Big,
         3..=5 => Op::Reopen,

@@ -87,6 +87,12 @@ mod bugs {
         check(Bug::UnsyncedRewrite);
     }
 
+    #[cfg(feature = "zstd")]
+    #[test]
+    fn compressed_bodies_without_their_dictionary_are_noticed() {
+        check(Bug::ForgottenDictionary);
+    }
+
     #[test]
     fn a_state_that_compaction_forgets_is_noticed() {
         plant(Some(Bug::ForgottenChange));

@@ -35,6 +35,7 @@ pub enum Op {
     Compact,
     Evict,
     Compress,
+    Archive,
 }
 
 impl Op {
@@ -135,6 +136,7 @@ impl Run {
             Op::ChangeMany => self.change_many(&engine, 4, None),
             Op::Evict => self.evict(&engine, false),
             Op::Compress => self.evict(&engine, true),
+            Op::Archive => self.archive(&engine),
             Op::Flush => self.flush(&engine),
             Op::Compact => {
                 let result = engine.compact(&mut |_, _| {});
@@ -363,6 +365,36 @@ impl Run {
         Ok(())
     }
 
+    /// Stores entries that are much alike, and archives all of them: a rewrite compresses them, with
+    /// a dictionary.
+    fn archive(&mut self, engine: &Engine) -> Result<(), String> {
+        let first = self.model.records.len();
+        self.store(engine, &[Shape::Alike; ALIKE], Durability::Synced)?;
+        let stored = first..self.model.records.len();
+        let stored = stored.filter_map(|index| Some((self.model.records[index].id?, index)));
+        let stored: BTreeMap<EntryId, usize> = stored.collect();
+        let indexes: Vec<usize> = stored.values().copied().collect();
+        let mut wanted = BTreeMap::new();
+        for (id, index) in &stored {
+            let (mut state, before) = self.model.records[*index].last_state();
+            state.status = Status::Archived;
+            self.model.begin_change(*index, Some(settled(state.clone(), before, self.now())));
+            wanted.insert(*id, state);
+        }
+        self.know();
+        let ids: Vec<EntryId> = wanted.keys().copied().collect();
+        let result = engine.change_all(&ids, &mut |entry| {
+            let state = wanted[&entry.operation.id].clone();
+            Ok(Decision::Change(Box::new(state), Cause::Archived))
+        });
+        if let Err(error) = &result {
+            self.allow(error)?;
+        }
+        self.model.end_changes(&indexes, result.err().as_ref());
+        self.know();
+        Ok(())
+    }
+
     fn check_answers(
         &self,
         ids: &[EntryId],
@@ -461,6 +493,9 @@ impl Run {
     }
 }
 
+/// Entries that are stored together and alike: enough for a dictionary.
+const ALIKE: usize = 18;
+
 /// What is to become of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -484,6 +519,7 @@ enum Shape {
     Small,
     Big,
     Keyed,
+    Alike,
 }
 
 fn failure(shape: Shape, serial: usize, chance: &mut Chance) -> NewFailure {
@@ -507,6 +543,12 @@ fn failure(shape: Shape, serial: usize, chance: &mut Chance) -> NewFailure {
         let pad = "z".repeat(4_000);
         failure = failure.snapshot(object(format!(r#"{{"s":"{pad}"}}"#)));
         failure = failure.metadata(object(format!(r#"{{"m":"{pad}"}}"#)));
+    }
+    if let Shape::Alike = shape {
+        let mut words = Chance(1);
+        let text: String = (0..32).map(|_| format!("{:x} ", words.next())).collect();
+        failure = failure.snapshot(object(format!(r#"{{"s":"{text}"}}"#)));
+        failure = failure.metadata(object(format!(r#"{{"m":"{text}"}}"#)));
     }
     if let Shape::Keyed = shape {
         failure = failure.key(format!("key-{}", chance.below(3)));
