@@ -426,21 +426,23 @@ impl Inner {
         if go.is_empty() {
             return Ok(false);
         }
-        let mut result = Ok(());
+        let (mut result, mut removed) = (Ok(()), Vec::new());
         for file in go {
             match self.env.unlink(&file.path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     result = Err(Error::io("remove", &file.path, error));
                     compactor.superseded.push(file);
                 }
-                _ => self.watch.account.release(Part::Log, file.bytes),
+                _ => removed.push(file.bytes),
             }
         }
-        result?;
         let log_dir = self.config.dir.join(format::LOG_DIR);
         self.env
             .sync_dir(&log_dir)
             .map_err(|error| Error::io("sync the folder", &log_dir, error))?;
+        // Their space is free for others once they cannot come back.
+        removed.into_iter().for_each(|bytes| self.watch.account.release(Part::Log, bytes));
+        result?;
         Ok(true)
     }
 }

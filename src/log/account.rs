@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format;
 
 /// File systems give space in pieces of so many bytes.
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 /// The directory itself and the small files in it, which may be made at any time.
 const OWN_BYTES: u64 = 6 * BLOCK;
 /// The share of the bound that the index may take.

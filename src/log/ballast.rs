@@ -73,8 +73,8 @@ impl Ballast {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
             other => other.map_err(|error| Error::io("remove", &path, error))?,
         }
-        self.account.release(Part::Ballast, u64::MAX);
         self.env.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
+        self.account.release(Part::Ballast, u64::MAX);
         tracing::warn!(bytes = held, "the ballast was given up: the disk is full");
         Ok(held)
     }

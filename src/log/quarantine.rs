@@ -27,7 +27,8 @@ pub(crate) fn keep_bytes(
     if let Some(bytes_max) = account.quarantine_bytes_max() {
         drop_oldest(env, dir, account, bytes_max.saturating_sub(to - from))?;
     }
-    account.claim(Part::Quarantine, to - from, Claim::Change)?;
+    // What is in there goes first where room is wanted, so it may take what rewriting can spare.
+    account.claim(Part::Quarantine, to - from, Claim::Rewrite)?;
     env.create_dir(&folder).map_err(|error| Error::io("create", &folder, error))?;
     let name = format::quarantine_name(name, from, to - from);
     let path = folder.join(&name);
@@ -58,6 +59,7 @@ pub(crate) fn drop_oldest(
     let folder = dir.join(format::QUARANTINE_DIR);
     let files = files(env, &folder)?;
     let mut bytes: u64 = files.iter().map(|(_, len)| len).sum();
+    let mut dropped = Vec::new();
     for (name, len) in files {
         if bytes <= bytes_max {
             break;
@@ -65,8 +67,14 @@ pub(crate) fn drop_oldest(
         let path = folder.join(&name);
         env.unlink(&path).map_err(|error| Error::io("remove", &path, error))?;
         tracing::warn!(name, "dropped from quarantine to keep the directory within its bound");
-        account.dropped_from_quarantine(len);
+        dropped.push(len);
         bytes -= len;
     }
+    if dropped.is_empty() {
+        return Ok(());
+    }
+    // Their space is free for others once they cannot come back.
+    env.sync_dir(&folder).map_err(|error| Error::io("sync the folder", &folder, error))?;
+    dropped.into_iter().for_each(|len| account.dropped_from_quarantine(len));
     Ok(())
 }

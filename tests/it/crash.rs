@@ -3,10 +3,11 @@
 //!
 //! `model` says what a store may hold after a crash, `tap` takes a picture of the disk before
 //! every step, `play` runs operations over both, `check` opens what is left, `life` is a long random use with crashes and
-//! faults, `explore` walks through sequences and lives, `planted` proves that the walk finds bugs,
+//! faults, `explore` walks through sequences and lives, `compaction` through all of a compaction, `planted` proves that the walk finds bugs,
 //! and `found` keeps what it found.
 
 mod check;
+mod compaction;
 mod explore;
 mod found;
 mod life;
@@ -17,15 +18,20 @@ mod tap;
 
 use std::path::PathBuf;
 
-use deadletter::{Background, Config, IndexKind, Limits};
+use deadletter::{Background, Config, IndexKind, Limits, OverflowStrategy};
 
 /// Where the store of every test stands on its simulated disk.
 const DIR: &str = "/data/store";
+
+/// The bound of the store's directory, far away unless a test takes most of it.
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The smallest store: small segments, no threads, the index in memory.
 fn config() -> Config {
     let mut config = Config::new(PathBuf::from(DIR));
     config.segment_bytes = 64 * 1024;
+    config.max_bytes = Some(MAX_BYTES);
+    config.bounds.overflow_strategy = OverflowStrategy::Reject;
     config.index = IndexKind::Memory;
     config.background = Background::Manual;
     config.limits = Limits { request_data_max_bytes: 16 * 1024, field_max_bytes: 4096 };

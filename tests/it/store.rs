@@ -305,7 +305,8 @@ fn a_closed_store_answers_closed_and_frees_its_lock() {
     assert_eq!(ids(&reopened), [1]);
 }
 
-/// The same segment is continued after a clean close; a crash begins a new one.
+/// The same segment is continued after a clean close; a crash begins a new one, which takes the place
+/// of one that was hardly begun.
 #[test]
 fn a_clean_close_goes_on_and_a_crash_begins_anew() {
     let disk = Simulated::new(1);
@@ -323,11 +324,16 @@ fn a_clean_close_goes_on_and_a_crash_begins_anew() {
     engine.store(failure(4)).unwrap();
     let crashed = disk.crash_image(CrashMode::All, 1);
     let engine = Engine::open_with(config(), Arc::new(crashed.clone())).unwrap();
-    assert_eq!(names(&crashed), ["0000000000000001-0000.seg", "0000000000000002-0000.seg"]);
+    assert_eq!(names(&crashed), ["0000000000000002-0000.seg"]);
     assert_eq!(ids(&engine), [4, 3, 2, 1]);
     let accounting = engine.accounting().unwrap();
     assert_eq!((accounting.captured, accounting.live, accounting.lost), (4, 4, 0));
     assert!(!accounting.complete, "refusals before the crash are not known");
+    (5..60).for_each(|number| drop(engine.store(failure(number)).unwrap()));
+    let crashed = crashed.crash_image(CrashMode::All, 1);
+    let engine = Engine::open_with(config(), Arc::new(crashed.clone())).unwrap();
+    assert_eq!(names(&crashed), ["0000000000000002-0000.seg", "0000000000000003-0000.seg"]);
+    assert_eq!(ids(&engine).len(), 59);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{Opened, Opening, loss};
 use crate::env::{Env, OpenMode};
 use crate::error::Result;
 use crate::format::{self, Frame, Kind, Loss, Predecessor, SegmentEnd, SegmentItem, SegmentSet};
-use crate::log::account::{Account, Part};
+use crate::log::account::{Account, BLOCK, Part};
 use crate::log::recover::{self, Survey};
 use crate::log::segment::{Item, SegmentFile};
 use crate::log::writer::Pending;
@@ -59,8 +59,8 @@ impl Opening<'_> {
         let opened = self.carry_over(&segment, survey, set, missing)?;
         if let Some(cut) = cut {
             // Only space, reserved space behind the end included: the new segment's header says
-            // where this one ends.
-            if let Err(error) = segment.file.set_len(cut) {
+            // where this one ends. The space is free for others once the cut is durable.
+            if let Err(error) = segment.file.set_len(cut).and_then(|()| segment.file.sync()) {
                 tracing::warn!(%error, segment = segment.name, "cannot cut the old segment");
             } else {
                 account.release(Part::Log, reserved);
@@ -188,15 +188,21 @@ pub(super) fn remove_leftovers((env, account): (&dyn Env, &Account), dir: &Path,
         tracing::debug!("a reader keeps files that mean nothing any more");
         return;
     }
+    let folder = dir.join(format::LOG_DIR);
+    let mut bytes = 0;
     for name in names {
-        let path = dir.join(format::LOG_DIR).join(name);
+        let path = folder.join(name);
         let len = env.open(&path, OpenMode::Read).and_then(|file| file.len());
         match env.unlink(&path) {
-            Ok(()) => account.release(Part::Log, len.unwrap_or(0)),
+            Ok(()) => bytes += len.unwrap_or(0).next_multiple_of(BLOCK),
             Err(error) => {
                 tracing::warn!(%error, name, "a file that means nothing any more stays");
             }
         }
+    }
+    match env.sync_dir(&folder) {
+        Ok(()) => account.release(Part::Log, bytes),
+        Err(error) => tracing::warn!(%error, "removed files may come back"),
     }
 }
 

@@ -1,14 +1,15 @@
 //! Opens what a crash left and checks every promise.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use deadletter::{
-    Cause, CrashMode, Engine, Entry, EntryId, Env, Error, Filter, NewFailure, Order, Page,
-    Simulated, Status, TailItem,
+    Cause, CrashMode, Engine, Entry, EntryId, Env, Error, Filter, NewFailure, OpenReport, Order,
+    Page, Simulated, Status, TailItem,
 };
 
-use super::config;
 use super::model::{Crash, Model};
+use super::{DIR, MAX_BYTES, config};
 
 /// All entries, oldest first.
 pub fn view(engine: &Engine) -> Result<Vec<Entry>, String> {
@@ -21,6 +22,47 @@ fn open(disk: &Simulated) -> Result<Engine, String> {
     Engine::open_with(config(), env).map_err(|error| format!("the store does not open: {error:?}"))
 }
 
+/// What the disk holds.
+pub fn used(disk: &Simulated) -> u64 {
+    let free = |disk: &Simulated| disk.free_bytes(Path::new("/")).unwrap_or(0);
+    free(&Simulated::new(0)) - free(disk)
+}
+
+/// Every byte that recovery could not use is in quarantine, and in the report.
+fn check_kept_aside(
+    before: &Simulated,
+    disk: &Simulated,
+    report: &OpenReport,
+) -> Result<(), String> {
+    let mut kept = 0;
+    for name in &report.quarantined {
+        let parts = name.strip_suffix(".bin").and_then(|name| name.rsplit_once('-'));
+        let parts = parts.and_then(|(rest, len)| Some((rest.rsplit_once('-')?, len)));
+        let Some(((file, from), _)) = parts else { continue };
+        let aside = disk.read_raw(Path::new(DIR).join("quarantine").join(name));
+        let was = before.read_raw(Path::new(DIR).join("log").join(file));
+        let (aside, was) = (aside.unwrap_or_default(), was.unwrap_or_default());
+        let from: usize = from.parse().unwrap_or(usize::MAX);
+        if was.get(from..from.saturating_add(aside.len())) != Some(&aside[..]) {
+            return Err(format!("{name} does not hold the bytes that were discarded"));
+        }
+        kept += aside.len() as u64;
+    }
+    let is_in_place = |name: String| {
+        let path = Path::new(DIR).join("log").join(name);
+        let (was, is) = (before.read_raw(&path).unwrap_or_default(), disk.read_raw(&path));
+        let end = was.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        is.is_ok_and(|is| is.starts_with(&was[..end]))
+    };
+    // At the bound of the directory they may have to stay where they are.
+    let names = before.list(&Path::new(DIR).join("log")).unwrap_or_default().into_iter();
+    let newest = names.map(|(name, _)| name).rfind(|name| name.ends_with("seg"));
+    if kept < report.torn_bytes && !newest.is_some_and(is_in_place) {
+        return Err(format!("{} bytes were discarded, {kept} kept aside", report.torn_bytes));
+    }
+    Ok(())
+}
+
 /// Opens what a crash left and checks all that is promised; answers with what is known then.
 /// `thorough` also goes on working with the store.
 pub fn check(
@@ -29,11 +71,18 @@ pub fn check(
     crash: Crash,
     thorough: bool,
 ) -> Result<Model, String> {
+    let before = thorough.then(|| disk.restarted());
     if thorough {
         verify(disk)?;
     }
     let engine = open(disk)?;
     let report = engine.report();
+    if used(disk) > MAX_BYTES {
+        return Err(format!("the directory has {} bytes after opening", used(disk)));
+    }
+    if let Some(before) = before {
+        check_kept_aside(&before, disk, &report)?;
+    }
     if !report.lost.is_empty() {
         return Err(format!("an honest crash was reported as damage: {:?}", report.lost));
     }
@@ -155,7 +204,13 @@ fn go_on(
 ) -> Result<(), String> {
     let highest = entries.iter().map(|entry| entry.operation.id).max();
     let new = NewFailure::new("after", "CRASH").error("new", "");
-    let stored = engine.store(new).map_err(|error| format!("cannot store: {:?}", error.source))?;
+    let stored = match engine.store(new) {
+        // At the bound of the directory there is nothing to go on with.
+        Err(error) if matches!(error.source, Error::Full { what: "max_bytes", .. }) => {
+            return Ok(());
+        }
+        other => other.map_err(|error| format!("cannot store: {:?}", error.source))?,
+    };
     if Some(stored.id) <= highest {
         return Err(format!("the new id {} is not above {highest:?}", stored.id));
     }

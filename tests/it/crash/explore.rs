@@ -7,7 +7,7 @@ use deadletter::{CrashMode, Fault, Simulated};
 
 use super::Chance;
 use super::check::check;
-use super::life::{FAULTS, life, lives};
+use super::life::{faults_at, life, lives};
 use super::model::{Crash, Model};
 use super::play::{Op, Run};
 use super::tap::{Shot, Tap};
@@ -178,7 +178,7 @@ fn no_short_sequence_loses_anything_when_any_step_fails() {
         run.kill();
         let mut states = 0;
         for at in 0..disk.operations() {
-            for kind in FAULTS {
+            for kind in faults_at(at) {
                 states += check_fault(sequence, Fault { at, kind })
                     .map_err(|found| format!("{kind:?} at {:?}: {found}", disk.operation(at)))?;
             }

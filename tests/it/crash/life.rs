@@ -14,17 +14,25 @@ use super::tap::{Shot, Tap};
 /// Crash states checked in each round of a life.
 const SHOTS: usize = 40;
 
-/// The failures that may happen at a step.
+/// The failures that may happen at a step; behind the first two, pairs that differ in what the system
+/// says.
 pub const FAULTS: [FaultKind; 8] = [
     FaultKind::Eio,
+    FaultKind::ShortWrite,
     FaultKind::EioSticky,
     FaultKind::Erofs,
     FaultKind::Enospc,
     FaultKind::Edquot,
-    FaultKind::ShortWrite,
     FaultKind::FailedSync,
     FaultKind::EnospcSync,
 ];
+
+/// Those that are tried at a step, one of each pair.
+pub fn faults_at(step: u64) -> impl Iterator<Item = FaultKind> {
+    let odd = usize::from(step % 2 == 1);
+    let is_tried = move |index: &usize| *index < 2 || index % 2 == odd;
+    (0..FAULTS.len()).filter(is_tried).map(|index| FAULTS[index])
+}
 
 /// Prepares the disk of each process; answers whether calls may then fail.
 pub type Prepare<'a> = &'a dyn Fn(&Simulated) -> bool;

@@ -387,7 +387,11 @@ impl Record {
 fn is_refusal(error: &Error) -> bool {
     matches!(
         error,
-        Error::Poisoned { .. } | Error::Closed | Error::QueueFull { .. } | Error::TooLarge { .. }
+        Error::Poisoned { .. }
+            | Error::Closed
+            | Error::Full { .. }
+            | Error::QueueFull { .. }
+            | Error::TooLarge { .. }
     )
 }
 

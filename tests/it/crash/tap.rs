@@ -30,6 +30,8 @@ pub struct Tap {
 struct Album {
     model: Arc<Model>,
     shots: Vec<Shot>,
+    /// No pictures are taken.
+    rests: bool,
 }
 
 #[derive(Debug)]
@@ -54,7 +56,15 @@ impl Tap {
         std::mem::take(&mut self.album.lock().unwrap().shots)
     }
 
+    /// Takes no pictures while it rests, for steps that nobody looks at.
+    pub fn rest(&self, rests: bool) {
+        self.album.lock().unwrap().rests = rests;
+    }
+
     pub fn shoot(&self, act: &'static str, path: &Path) {
+        if self.album.lock().unwrap().rests {
+            return;
+        }
         let disk = self.disk.restarted();
         let mut album = self.album.lock().unwrap();
         let model = Arc::clone(&album.model);
