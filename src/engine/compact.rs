@@ -15,11 +15,12 @@ use super::load::Live;
 use super::read::entry_of;
 use super::{Engine, Inner, lock};
 use crate::compact::{Choice, Rules, Weight, erase_due, plan};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody, Summary};
 use crate::index::{Catalog, Liveness, Wear};
 use crate::log::{
-    Claim, Commit, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten,
+    self, Claim, Commit, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten,
 };
 
 /// A step reads about this much.
@@ -62,11 +63,44 @@ struct Superseded {
     since_ms: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Weighed {
     weight: Weight,
     touched: u64,
     records: u64,
+    /// The bytes of its changes that are alive, by the segments of their entries.
+    foldable: HashMap<u64, u64>,
+}
+
+/// How much is done for space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// What is worth its cost, at the rate that is set.
+    Usual,
+    /// There is little room: what may cost more, and at once.
+    Low,
+    /// There is no room, and no other way to make some: all that can go.
+    Short,
+    /// Somebody wants the bytes of removed entries to go now.
+    Erase,
+}
+
+impl Urgency {
+    /// What is worth a rewrite. A segment that is rewritten at each quarter that dies costs three
+    /// times what it gives back, at each half as much as that.
+    fn rules(self, now_ms: u64, config: &Config) -> Rules {
+        Rules {
+            now_ms,
+            erase_within_ms: if self == Self::Erase { 0 } else { config.erase_within_ms },
+            segment_bytes: config.segment_size(),
+            garbage_share: match self {
+                Self::Usual | Self::Erase => 2,
+                Self::Low => 4,
+                Self::Short => u64::MAX,
+            },
+            folds: self == Self::Short,
+        }
+    }
 }
 
 /// What a step did.
@@ -125,7 +159,7 @@ impl Inner {
         compactor.rests_until_ms = 0;
         let total = self.segments.all_old().len() as u64;
         let mut steps = 0;
-        while self.advance(&mut compactor, true)? == Step::Worked {
+        while self.advance(&mut compactor, Urgency::Erase)? == Step::Worked {
             self.check_open()?;
             steps += 1;
             progress(steps.min(total), total);
@@ -142,24 +176,36 @@ impl Inner {
     }
 
     /// Does a little, if there is something to do and nobody else does it.
-    pub(super) fn compact_step(&self, urgent: bool) -> Result<Step> {
+    pub(super) fn compact_step(&self) -> Result<Step> {
         let Ok(mut compactor) = self.compactor.try_lock() else { return Ok(Step::Idle(None)) };
         let now = self.env.monotonic_ms();
-        if now < compactor.rests_until_ms && !urgent {
+        if now < compactor.rests_until_ms {
             return Ok(Step::Idle(Some(compactor.rests_until_ms)));
         }
-        let step = self.advance(&mut compactor, urgent);
+        let step = self.advance(&mut compactor, Urgency::Usual);
         if step.is_err() {
             compactor.rests_until_ms = now + REST_MS;
         }
         step
     }
 
-    fn advance(&self, compactor: &mut Compactor, urgent: bool) -> Result<Step> {
+    /// Does a little because space is wanted, after whoever does something already: what that gives
+    /// back may be enough. False when there is nothing to do, or no space to do it.
+    pub(super) fn compact_for_room(&self, urgency: Urgency) -> Result<bool> {
+        match self.advance(&mut lock(&self.compactor), urgency) {
+            Ok(step) => Ok(step == Step::Worked),
+            Err(error) if log::is_no_space(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn advance(&self, compactor: &mut Compactor, urgency: Urgency) -> Result<Step> {
         if self.remove_superseded(compactor)? {
             return Ok(Step::Worked);
         }
-        if !urgent && let Some(wait_ms) = compactor.must_wait(self) {
+        if urgency == Urgency::Usual
+            && let Some(wait_ms) = compactor.must_wait(self)
+        {
             return Ok(Step::Idle(Some(wait_ms)));
         }
         if let Some(job) = compactor.job.take() {
@@ -170,11 +216,7 @@ impl Inner {
         if self.weigh_next(compactor, &catalog, &wear)? {
             return Ok(Step::Worked);
         }
-        let rules = Rules {
-            now_ms: self.env.wall_ms(),
-            erase_within_ms: if urgent { 0 } else { self.config.erase_within_ms },
-            segment_bytes: self.config.segment_size(),
-        };
+        let rules = urgency.rules(self.env.wall_ms(), &self.config);
         let weights = compactor.listed(self);
         match plan(&weights, &rules) {
             Choice::Rest => {
@@ -379,6 +421,9 @@ impl Inner {
         let (now, wall_ms) = (self.env.monotonic_ms(), self.env.wall_ms());
         let catalog = self.catalog()?;
         compactor.trace(&catalog.wear(), &numbers);
+        // Changes that were folded are dead now.
+        let folds = |weighed: &Weighed| numbers.iter().any(|it| weighed.foldable.contains_key(it));
+        compactor.weights.retain(|_, weighed| !folds(weighed));
         let reshaping = lock(&self.reshaping);
         let mut old_bytes = 0;
         for old in old {
@@ -514,7 +559,10 @@ impl Inner {
                 Some(newest) if !newest.present => Some(newest.gone_since),
                 Some(_) => None,
             };
-            scale.add(row.offset, alive, trace.filter(|_| row.status.is_some()));
+            let bytes = scale.add(row.offset, alive, trace.filter(|_| row.status.is_some()));
+            if let Some(newest) = newest.filter(|newest| alive && newest.present) {
+                *scale.foldable.entry(newest.segment).or_default() += bytes;
+            }
         }
         Ok(scale.weighed(old.number, file.len))
     }
@@ -568,6 +616,7 @@ struct Scale {
     /// Since when changes of entries are traces that no segment holds any more; 0 when nobody
     /// knows, so that they go at once.
     traced_since: u64,
+    foldable: HashMap<u64, u64>,
 }
 
 impl Scale {
@@ -590,19 +639,25 @@ impl Scale {
             records: 0,
             erasable_since: None,
             traced_since: traced_since.unwrap_or(0),
+            foldable: HashMap::new(),
         }
     }
 
-    fn add(&mut self, offset: u64, alive: bool, erasable_since: Option<u64>) {
+    /// Answers how many bytes of it are alive.
+    fn add(&mut self, offset: u64, alive: bool, erasable_since: Option<u64>) -> u64 {
         self.records += 1;
         if alive {
             let next = self.ends.partition_point(|end| *end <= offset);
             let end = self.ends.get(next).copied().unwrap_or(offset);
-            self.live_bytes += end - offset + format::ENTRY_ROW_LEN as u64;
-        } else if let Some(since) = erasable_since {
+            let bytes = end - offset + format::ENTRY_ROW_LEN as u64;
+            self.live_bytes += bytes;
+            return bytes;
+        }
+        if let Some(since) = erasable_since {
             let earliest = self.erasable_since.unwrap_or(u64::MAX);
             self.erasable_since = Some(earliest.min(since));
         }
+        0
     }
 
     fn weighed(self, segment: u64, file_bytes: u64) -> Weighed {
@@ -610,6 +665,7 @@ impl Scale {
         weighed.weight.live_bytes = self.live_bytes;
         weighed.weight.needed_bytes = self.live_bytes + self.fixed_bytes;
         weighed.weight.erasable_since = self.erasable_since;
+        weighed.foldable = self.foldable;
         weighed
     }
 }
@@ -623,10 +679,11 @@ impl Weighed {
             live_bytes: file_bytes,
             needed_bytes: file_bytes,
             compressible_bytes: 0,
+            folded_bytes: 0,
             erasable_since: None,
             is_last: false,
         };
-        Self { weight, touched: 0, records }
+        Self { weight, touched: 0, records, foldable: HashMap::new() }
     }
 }
 
@@ -635,9 +692,15 @@ impl Compactor {
     fn listed(&self, inner: &Inner) -> Vec<Weight> {
         let old = inner.segments.all_old();
         let last = old.last().map(|last| last.number);
+        let mut folded: HashMap<u64, u64> = HashMap::new();
+        for (segment, bytes) in self.weights.values().flat_map(|weighed| &weighed.foldable) {
+            *folded.entry(*segment).or_default() += bytes;
+        }
         let weighed = old.iter().filter_map(|old| {
             let weighed = self.weights.get(&(old.number, old.generation))?;
-            Some(Weight { is_last: last == Some(old.number), ..weighed.weight })
+            let folded_bytes = folded.get(&old.number).copied().unwrap_or(0);
+            let is_last = last == Some(old.number);
+            Some(Weight { folded_bytes, is_last, ..weighed.weight })
         });
         weighed.collect()
     }

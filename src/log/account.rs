@@ -1,8 +1,11 @@
 //! The account of the directory's bytes: whoever takes space claims it here before.
 //!
 //! The log is counted as it grows and shrinks, the rest is measured from time to time. Some
-//! space is always spoken for, so that a directory at its bound can still be operated: one segment for
-//! rewriting and for recovery, the ballast, and what the index may take.
+//! space is always spoken for, so that a directory at its bound can still be operated: one segment and
+//! a small one for rewriting and for recovery, half a segment for changes, the ballast, and what the
+//! index may take.
+//!
+//! Changes never take what is kept for rewriting: that is how they become garbage that goes.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,6 +14,8 @@ use crate::config::{Config, IndexKind};
 use crate::env::{Env, NameKind};
 use crate::error::{Error, Result};
 use crate::format;
+
+use super::writer::small_segment_sizes;
 
 /// File systems give space in pieces of so many bytes.
 const BLOCK: u64 = 4096;
@@ -40,7 +45,9 @@ pub(crate) enum Part {
 pub(crate) enum Claim {
     /// For new entries: leaves what is spoken for.
     Growth,
-    /// For an operator's changes and for opening: may take the space that is kept for rewriting.
+    /// For an operator's changes: leaves the space that is kept for rewriting.
+    Changes,
+    /// For rewriting and for opening.
     Reserve,
 }
 
@@ -69,6 +76,8 @@ pub(crate) struct Shortage {
 pub(crate) struct Account {
     limit: Option<u64>,
     segment_bytes: u64,
+    /// What the segments for changes alone take two of.
+    small_bytes: u64,
     ballast_bytes: u64,
     index_bytes: u64,
     /// Guards the figures.
@@ -92,6 +101,7 @@ impl Account {
         let account = Self {
             limit: config.max_bytes,
             segment_bytes: config.segment_size(),
+            small_bytes: 2 * small_segment_sizes(config)[0],
             ballast_bytes: config.ballast_size(),
             index_bytes: index_bytes_max(config).unwrap_or(0),
             state: Mutex::default(),
@@ -157,6 +167,13 @@ impl Account {
         self.limit.map(|limit| limit.saturating_sub(taken))
     }
 
+    /// Whether the space for changes is nearly used up.
+    pub fn is_short_for_changes(&self) -> bool {
+        let state = self.lock();
+        let taken = state.used() + self.spoken_for(&state, Claim::Changes) + self.small_bytes;
+        self.limit.is_some_and(|limit| taken > limit)
+    }
+
     /// Takes over what was measured.
     pub fn measured(&self, measured: Measured) {
         self.lock().measured = measured;
@@ -199,11 +216,13 @@ impl Account {
     fn spoken_for(&self, state: &State, claim: Claim) -> u64 {
         // The index takes its space without asking.
         let index = self.index_bytes.saturating_sub(state.measured.index);
+        let rewriting = in_blocks(self.segment_bytes) + in_blocks(self.small_bytes);
         match claim {
             Claim::Growth => {
                 let ballast = in_blocks(self.ballast_bytes).saturating_sub(state.ballast);
-                in_blocks(self.segment_bytes) + ballast + index
+                rewriting + in_blocks(self.segment_bytes / 2) + ballast + index
             }
+            Claim::Changes => rewriting + index,
             Claim::Reserve => index,
         }
     }

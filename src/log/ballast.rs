@@ -56,7 +56,7 @@ impl Ballast {
     /// bound, and then it is as it was.
     pub fn make(&self) -> Result<()> {
         let path = self.path();
-        self.account.claim(Part::Ballast, self.bytes, Claim::Reserve)?;
+        self.account.claim(Part::Ballast, self.bytes, Claim::Changes)?;
         let made = self.fill().map_err(|error| Error::io("make", &path, error));
         self.account.release(Part::Ballast, u64::MAX);
         match made {

@@ -23,6 +23,11 @@ impl Pending {
     pub fn is_entry(&self) -> bool {
         self.draft.kind == Kind::Entry
     }
+
+    /// Whether old files go once this is written.
+    fn gives_space_back(&self) -> bool {
+        matches!(self.draft.kind, Kind::Replace | Kind::Drop)
+    }
 }
 
 impl Writer {
@@ -56,6 +61,8 @@ impl Writer {
         bytes: u64,
         error: Error,
     ) -> Result<(), CommitError> {
+        let serves = group.is_empty() || group.iter().any(Pending::gives_space_back);
+        let claim = if serves { Claim::Reserve } else { Claim::Changes };
         for with_ballast in [false, true] {
             if with_ballast && self.ballast.release().map_err(CommitError::Refused)? == 0 {
                 break;
@@ -65,7 +72,7 @@ impl Writer {
                 if bytes > segment_bytes / 2 {
                     continue;
                 }
-                match self.rotate(segment_bytes, Claim::Reserve) {
+                match self.rotate(segment_bytes, claim) {
                     Err(CommitError::Refused(_)) => continue,
                     other => other?,
                 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use deadletter::{
-    Cause, Config, CrashMode, Decision, Durability, Engine, EntryId, Env, Error, Filter, NameKind,
-    Page, Simulated, SpaceLevel, Status,
+    Cause, Config, CrashMode, Decision, Durability, Engine, Entry, EntryId, Env, Error, Filter,
+    NameKind, Order, OverflowStrategy, Page, Simulated, SpaceLevel, Status,
 };
 
 use super::{config, failure, keys, open, used};
@@ -16,7 +16,7 @@ const CRASHES_MAX: u32 = 3;
 fn bounded() -> Config {
     let mut config = config();
     config.max_bytes = Some(MAX_BYTES);
-    config.bounds.overflow_strategy = deadletter::OverflowStrategy::Reject;
+    config.bounds.overflow_strategy = OverflowStrategy::Reject;
     config
 }
 
@@ -155,6 +155,72 @@ fn a_full_store_says_so_and_its_entries_can_still_be_changed() {
     engine.store(failure(1000, 4000)).unwrap();
     let page = Page { limit: usize::MAX, ..Page::default() };
     assert_eq!(engine.select(&Filter::default(), page).unwrap().len(), ids.len() + 1);
+}
+
+/// Changes to some entries, in parts; answers whether the bound refused one.
+fn change_all(engine: &Engine, ids: &[EntryId], decision: &dyn Fn(&Entry) -> Decision) -> bool {
+    let refused = ids.chunks(20).find_map(|ids| {
+        let changed = engine.change_all(ids, &mut |entry| Ok(decision(entry)));
+        changed.err().inspect(|error| assert!(is_bound(error), "{error:?}"))
+    });
+    refused.is_some()
+}
+
+fn resolved(entry: &Entry) -> Decision {
+    let mut state = entry.state();
+    state.status = Status::Resolved;
+    Decision::Change(Box::new(state), Cause::Resolved)
+}
+
+/// What is changed again and again is garbage that compaction must find room to give back.
+#[test]
+fn a_full_store_can_always_be_emptied() {
+    let disk = Simulated::new(1);
+    let engine = open(&disk, bounded());
+    while engine.store(failure(engine.accounting().unwrap().captured, 200)).is_ok() {}
+    let page = Page { order: Order::Oldest, limit: usize::MAX, ..Page::default() };
+    let ids = engine.select(&Filter::default(), page).unwrap();
+    let mut refusals = 0;
+    for round in 0..5 {
+        refusals += u32::from(change_all(&engine, &ids, &resolved));
+        assert!(used(&disk) <= MAX_BYTES, "round {round}");
+    }
+    println!("{} entries, {refusals} refusals", ids.len());
+    // Whoever is refused may try again: each time a part of it succeeds.
+    for _ in 0..100 {
+        let left = engine.select(&Filter::default(), page).unwrap();
+        if left.is_empty() {
+            break;
+        }
+        change_all(&engine, &left, &|_| Decision::Remove(Cause::Purged));
+        assert!(used(&disk) <= MAX_BYTES);
+    }
+    let accounting = engine.accounting().unwrap();
+    assert_eq!((accounting.live, accounting.purged), (0, ids.len() as u64));
+    engine.store(failure(1_000_000, 4000)).unwrap();
+}
+
+/// With a strategy that makes room, a store at its bound goes on for good while entries age.
+#[test]
+fn a_store_at_its_bound_goes_on_while_entries_age() {
+    let disk = Simulated::new(1);
+    let mut config = bounded();
+    config.bounds.overflow_strategy = OverflowStrategy::DropOldest;
+    config.bounds.overflow_evict_batch_size = 100;
+    let engine = open(&disk, config);
+    for number in 0..10_000 {
+        if let Err(refused) = engine.store(failure(number, 200)) {
+            panic!("entry {number}: {:?}, {:?}", refused.source, engine.space());
+        }
+        if number % 100 == 99 {
+            let page = Page { limit: 200, ..Page::default() };
+            let ids = engine.select(&Filter::default(), page).unwrap();
+            assert!(!change_all(&engine, &ids, &resolved), "entry {number}: {:?}", engine.space());
+            assert!(used(&disk) <= MAX_BYTES, "entry {number}");
+        }
+    }
+    let accounting = engine.accounting().unwrap();
+    assert!(accounting.evicted > 5000, "{accounting:?}");
 }
 
 /// Quarantine takes an eighth at most; what is oldest goes first and is counted.
