@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody, Summary};
 use crate::index::{Catalog, Liveness, Wear};
 use crate::log::{
-    self, Claim, Commit, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten,
+    self, Commit, Control, Draft, Fate, Note, Old, Part, Progress, Rewrite, Rewritten,
 };
 
 /// A step reads about this much.
@@ -37,8 +37,8 @@ const WEIGH_AGAIN: u64 = 8;
 /// What the compactor does and knows.
 #[derive(Debug, Default)]
 pub(super) struct Compactor {
-    /// What is written anew, and how many bytes were claimed for it.
-    job: Option<(Rewrite, u64)>,
+    /// What is written anew.
+    job: Option<Rewrite>,
     /// Segments as they weighed when so many changes had touched them.
     weights: HashMap<(u64, u32), Weighed>,
     /// Since when a segment holds traces of removed entries whose own records are gone.
@@ -70,6 +70,8 @@ struct Weighed {
     records: u64,
     /// The bytes of its changes that are alive, by the segments of their entries.
     foldable: HashMap<u64, u64>,
+    /// There was no space to rewrite it.
+    passed_over: bool,
 }
 
 /// How much is done for space.
@@ -86,6 +88,11 @@ pub(super) enum Urgency {
 }
 
 impl Urgency {
+    /// Whether others may give back what one segment cannot.
+    fn passes_over(self) -> bool {
+        matches!(self, Self::Low | Self::Short)
+    }
+
     /// What is worth a rewrite. A segment that is rewritten at each quarter that dies costs three
     /// times what it gives back, at each half as much as that.
     fn rules(self, now_ms: u64, config: &Config) -> Rules {
@@ -157,13 +164,16 @@ impl Inner {
         let before = compactor.report;
         compactor.weights.clear();
         compactor.rests_until_ms = 0;
+        drop(compactor);
         let total = self.segments.all_old().len() as u64;
         let mut steps = 0;
-        while self.advance(&mut compactor, Urgency::Erase)? == Step::Worked {
+        // Whoever wants room meanwhile waits for one step only.
+        while self.advance(&mut lock(&self.compactor), Urgency::Erase)? == Step::Worked {
             self.check_open()?;
             steps += 1;
             progress(steps.min(total), total);
         }
+        let compactor = lock(&self.compactor);
         let report = compactor.report;
         Ok(CompactReport {
             rewritten: report.rewritten - before.rewritten,
@@ -209,7 +219,9 @@ impl Inner {
             return Ok(Step::Idle(Some(wait_ms)));
         }
         if let Some(job) = compactor.job.take() {
-            return self.go_on(compactor, job);
+            let numbers: Vec<u64> = job.old().iter().map(|old| old.number).collect();
+            let step = self.go_on(compactor, job);
+            return compactor.pass_over(step, &numbers, urgency);
         }
         let catalog = self.catalog()?;
         let wear = catalog.wear();
@@ -217,7 +229,7 @@ impl Inner {
             return Ok(Step::Worked);
         }
         let rules = urgency.rules(self.env.wall_ms(), &self.config);
-        let weights = compactor.listed(self);
+        let weights = compactor.listed(self, urgency);
         match plan(&weights, &rules) {
             Choice::Rest => {
                 let due = erase_due(&weights, &rules).map(|due| due.saturating_sub(rules.now_ms));
@@ -226,8 +238,11 @@ impl Inner {
             Choice::Drop(number) => self.drop_segment(compactor, &catalog, number),
             Choice::Rewrite(numbers) => {
                 let old = numbers.iter().filter_map(|number| self.segments.old(*number)).collect();
-                compactor.job = Some(self.begin(old, false)?);
-                Ok(Step::Worked)
+                let begun = self.begin(old, false).map(|job| {
+                    compactor.job = Some(job);
+                    Step::Worked
+                });
+                compactor.pass_over(begun, &numbers, urgency)
             }
         }
     }
@@ -244,17 +259,16 @@ impl Inner {
     }
 
     /// Begins to rewrite neighbors.
-    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<(Rewrite, u64)> {
+    fn begin(&self, old: Vec<Arc<Old>>, over_damage: bool) -> Result<Rewrite> {
         let commit = self.restate()?;
         let last = self.segments.all_old().last().map(|last| last.number);
         let controls = old.iter().any(|old| Some(old.number) == last);
         let bytes = old.iter().map(|old| self.segments.open(old).map(|(file, _)| file.len));
         let bytes: u64 = bytes.sum::<Result<u64>>()?;
         self.check_free(bytes)?;
-        self.watch.account.claim(Part::Log, bytes, Claim::Reserve)?;
+        let space = (&self.watch.account, bytes);
         let fold = (commit.synced_lsn(), controls, over_damage);
-        let begun = Rewrite::begin(&self.env, &self.segments, self.store_uuid, old, fold);
-        begun.map(|job| (job, bytes)).inspect_err(|_| self.watch.account.release(Part::Log, bytes))
+        Rewrite::begin(&self.env, &self.segments, space, self.store_uuid, old, fold)
     }
 
     /// Refuses to write without room on the disk: the store must go on meanwhile.
@@ -268,34 +282,28 @@ impl Inner {
         Err(Error::io("rewrite a segment in", dir, std::io::ErrorKind::StorageFull.into()))
     }
 
-    fn go_on(&self, compactor: &mut Compactor, (mut job, claimed): (Rewrite, u64)) -> Result<Step> {
+    fn go_on(&self, compactor: &mut Compactor, mut job: Rewrite) -> Result<Step> {
         let moved = self.check_free(2 * STEP_BYTES).and_then(|()| self.copy(&mut job));
         match moved {
             Ok(Progress::More(bytes)) => {
                 compactor.spend(bytes);
-                compactor.job = Some((job, claimed));
+                compactor.job = Some(job);
             }
-            Ok(Progress::Copied) => self.finish(compactor, job, claimed)?,
+            Ok(Progress::Copied) => self.finish(compactor, job)?,
             Err(Error::Damaged(damage)) => {
                 let old = job.old().to_vec();
-                self.discard(job, claimed);
+                job.discard();
                 if !self.record_damage(&old)? {
                     return Err(Error::Damaged(damage));
                 }
                 compactor.job = Some(self.begin(old, true)?);
             }
             Err(error) => {
-                self.discard(job, claimed);
+                job.discard();
                 return Err(error);
             }
         }
         Ok(Step::Worked)
-    }
-
-    /// Gives a rewrite up, and the space that was claimed for it.
-    fn discard(&self, job: Rewrite, claimed: u64) {
-        job.discard();
-        self.watch.account.release(Part::Log, claimed);
     }
 
     fn copy(&self, job: &mut Rewrite) -> Result<Progress> {
@@ -356,13 +364,13 @@ impl Inner {
         Ok(found)
     }
 
-    fn finish(&self, compactor: &mut Compactor, mut job: Rewrite, claimed: u64) -> Result<()> {
+    fn finish(&self, compactor: &mut Compactor, mut job: Rewrite) -> Result<()> {
         // Nothing may be folded that a power failure could still take.
         let finished = self.commit()?.sync_all().and_then(|()| job.finish());
         let Rewritten { body, bytes } = match finished {
             Ok(rewritten) => rewritten,
             Err(error) => {
-                self.discard(job, claimed);
+                job.discard();
                 return Err(error);
             }
         };
@@ -376,13 +384,12 @@ impl Inner {
         match self.write_synced(vec![draft]) {
             Err(error @ (Error::Io { .. } | Error::Full { .. })) => {
                 // It was refused before a byte was written, so the old files still stand.
-                self.discard(job, claimed);
+                job.discard();
                 return Err(error);
             }
             other => other?,
         }
-        self.watch.account.release(Part::Log, claimed);
-        self.watch.account.add(Part::Log, bytes);
+        job.settle(bytes);
         self.turn_to(compactor, job.old(), Some(&body), bytes)
     }
 
@@ -683,13 +690,28 @@ impl Weighed {
             erasable_since: None,
             is_last: false,
         };
-        Self { weight, touched: 0, records, foldable: HashMap::new() }
+        Self { weight, touched: 0, records, foldable: HashMap::new(), passed_over: false }
     }
 }
 
 impl Compactor {
+    /// Where space is short, what cannot be rewritten for want of it is left to better times, so that
+    /// others are.
+    fn pass_over(&mut self, step: Result<Step>, numbers: &[u64], urgency: Urgency) -> Result<Step> {
+        match step {
+            Err(Error::Full { .. }) if urgency.passes_over() => {
+                let segments = self.weights.iter_mut();
+                segments
+                    .filter(|((number, _), _)| numbers.contains(number))
+                    .for_each(|(_, weighed)| weighed.passed_over = true);
+                Ok(Step::Worked)
+            }
+            other => other,
+        }
+    }
+
     /// The weights of all older segments, by number.
-    fn listed(&self, inner: &Inner) -> Vec<Weight> {
+    fn listed(&self, inner: &Inner, urgency: Urgency) -> Vec<Weight> {
         let old = inner.segments.all_old();
         let last = old.last().map(|last| last.number);
         let mut folded: HashMap<u64, u64> = HashMap::new();
@@ -700,6 +722,11 @@ impl Compactor {
             let weighed = self.weights.get(&(old.number, old.generation))?;
             let folded_bytes = folded.get(&old.number).copied().unwrap_or(0);
             let is_last = last == Some(old.number);
+            if weighed.passed_over && urgency.passes_over() {
+                let bytes = weighed.weight.file_bytes.max(inner.config.segment_size());
+                let whole = Weighed::of_whole(old.number, bytes, weighed.records);
+                return Some(Weight { is_last, ..whole.weight });
+            }
             Some(Weight { folded_bytes, is_last, ..weighed.weight })
         });
         weighed.collect()

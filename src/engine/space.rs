@@ -388,11 +388,20 @@ impl Inner {
         Ok(self.has_room())
     }
 
-    /// Where changes have nearly used up their space, gives dead bytes back first.
-    pub(super) fn make_room_for_changes(&self) -> Result<()> {
+    /// Where changes have nearly used up their space, gives dead bytes back first. Whether that was
+    /// possible shows when they are written.
+    pub(super) fn make_room_for_changes(&self) {
         let account = &self.watch.account;
-        while account.is_short_for_changes() && self.compact_for_room(Urgency::Short)? {}
-        Ok(())
+        while account.is_short_for_changes() {
+            match self.compact_for_room(Urgency::Short) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "no room for changes could be made");
+                    return;
+                }
+            }
+        }
     }
 
     /// Evicts a batch of the oldest entries, those that are done first. False when none may go.

@@ -31,7 +31,7 @@ use crate::entry::{Cause, Status};
 use crate::error::{Error, Result};
 use crate::format::{self, ChangeRow, EntryRow, Flags, Kind, RecordHeader, Summary, When};
 
-pub(crate) use account::{Account, Claim, Part, bytes_below, files, index_bytes_max, measure};
+pub(crate) use account::{Account, Part, bytes_below, files, index_bytes_max, measure};
 pub(crate) use ballast::Ballast;
 pub(crate) use commit::{Commit, Ticket};
 pub(crate) use control::{Control, put_summary};

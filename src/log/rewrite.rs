@@ -8,11 +8,12 @@
 //! 3. the replace record (the caller writes it): the old files mean nothing and may go.
 //!
 //! Invariants: records keep their numbers and their order; nothing is copied whose checksum does
-//! not hold; the old files are only read.
+//! not hold; the old files are only read; no byte is written that was not claimed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::account::{Account, Claim, Part};
 use super::recover::add_row;
 use super::segment::{Item, SegmentFile};
 use super::writer::append_record;
@@ -26,6 +27,9 @@ use crate::format::{
 
 /// Bytes that gather before they are written.
 const WRITE_CHUNK: usize = 256 * 1024;
+
+/// Space is claimed in such pieces, those in which file systems give it.
+const CLAIM: u64 = 4096;
 
 /// What is to become of a record.
 #[derive(Debug)]
@@ -62,6 +66,9 @@ pub(crate) struct Rewrite {
     controls: bool,
     /// Whether damaged places, which are on record, are passed over.
     over_damage: bool,
+    account: Arc<Account>,
+    /// What was claimed for the new file. What is folded in may make it longer than the old ones.
+    claimed: u64,
 }
 
 /// What one step did.
@@ -76,9 +83,14 @@ pub(crate) enum Progress {
 impl Rewrite {
     /// Begins to write neighbors, given by rising number, anew. Changes up to `folded_lsn` will be
     /// folded into their entries.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`] without space for as much as the old ones take; [`Error::Io`].
     pub fn begin(
         env: &Arc<dyn Env>,
         segments: &Arc<Segments>,
+        (account, bytes): (&Arc<Account>, u64),
         store_uuid: [u8; 16],
         old: Vec<Arc<Old>>,
         (folded_lsn, controls, over_damage): (u64, bool, bool),
@@ -100,14 +112,7 @@ impl Rewrite {
         let mut salt = [0; 4];
         env.fill_random(&mut salt)
             .map_err(|error| Error::io("get random bytes for", &path, error))?;
-        let file = match env.open(&path, OpenMode::CreateNew) {
-            // A rewrite that was given up may have left it.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                env.unlink(&path).and_then(|()| env.open(&path, OpenMode::CreateNew))
-            }
-            other => other,
-        };
-        let file = file.map_err(|error| Error::io("create", &path, error))?;
+        let file = create(&**env, &path).map_err(|error| Error::io("create", &path, error))?;
         let header = SegmentHeader {
             store_uuid,
             segment: item.segment,
@@ -120,7 +125,7 @@ impl Rewrite {
             folded_lsn,
             capacity: 0,
         };
-        Ok(Self {
+        let mut rewrite = Self {
             env: Arc::clone(env),
             segments: Arc::clone(segments),
             old,
@@ -135,7 +140,27 @@ impl Rewrite {
             records: 0,
             controls,
             over_damage,
-        })
+            account: Arc::clone(account),
+            claimed: 0,
+        };
+        match rewrite.claim(bytes) {
+            Ok(()) => Ok(rewrite),
+            Err(error) => {
+                rewrite.discard();
+                Err(error)
+            }
+        }
+    }
+
+    /// Claims what the new file will take at least.
+    fn claim(&mut self, bytes: u64) -> Result<()> {
+        // Whole pieces, so that the account adds up.
+        let missing = bytes.saturating_sub(self.claimed).next_multiple_of(CLAIM);
+        if missing > 0 {
+            self.account.claim(Part::Log, missing, Claim::Reserve)?;
+            self.claimed += missing;
+        }
+        Ok(())
     }
 
     /// The segments that are written anew.
@@ -215,6 +240,7 @@ impl Rewrite {
     }
 
     fn write_buffer(&mut self) -> Result<()> {
+        self.claim(self.start + self.buffer.len() as u64 + format::footer_len(&self.summary))?;
         write_all_at(&*self.file, &self.buffer, self.start)
             .map_err(|error| Error::io("write to", &self.path, error))?;
         self.start += self.buffer.len() as u64;
@@ -231,6 +257,7 @@ impl Rewrite {
             format::encode_footer(&self.summary, salt, self.start, self.records, lsns);
         let len = self.start + footer.len() as u64;
         self.header.capacity = len;
+        self.claim(len)?;
         let written = write_all_at(&*self.file, &footer, self.start)
             .and_then(|()| write_all_at(&*self.file, &self.header.encode(), 0));
         written.map_err(|error| Error::io("write to", &self.path, error))?;
@@ -297,6 +324,14 @@ impl Rewrite {
         if let Err(error) = self.env.unlink(&self.path) {
             tracing::warn!(%error, "a rewritten segment that was given up still takes space");
         }
+        self.account.release(Part::Log, self.claimed);
+    }
+
+    /// Counts the new file by its length, now that it stays.
+    pub fn settle(&mut self, bytes: u64) {
+        self.account.release(Part::Log, self.claimed);
+        self.account.add(Part::Log, bytes);
+        self.claimed = 0;
     }
 }
 
@@ -307,6 +342,16 @@ pub(crate) struct Rewritten {
     pub body: ReplaceBody,
     /// Its length.
     pub bytes: u64,
+}
+
+/// A new file; one that a rewrite left which was given up goes.
+fn create(env: &dyn Env, path: &Path) -> std::io::Result<Arc<dyn File>> {
+    match env.open(path, OpenMode::CreateNew) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            env.unlink(path).and_then(|()| env.open(path, OpenMode::CreateNew))
+        }
+        other => other,
+    }
 }
 
 fn hole(file: &SegmentFile, from: u64, to: u64) -> Error {

@@ -14,6 +14,7 @@ mod change;
 mod cli;
 mod compact;
 mod contract;
+mod counting;
 mod crash;
 mod damage;
 mod drain;
