@@ -30,7 +30,7 @@ pub use when::When;
 
 #[cfg(test)]
 pub(crate) use body::decode_bytes;
-pub(crate) use body::{decode_body, encode_body};
+pub(crate) use body::{Body, decode_body, encode_body};
 pub(crate) use footer::{decode_change_row, decode_footer, encode_footer, footer_len, row_lsn};
 
 /// Where a record is: a segment and an offset in it. Compaction changes it.
