@@ -40,6 +40,7 @@ mod service_replay;
 mod service_store;
 mod settings;
 mod share;
+mod soak;
 mod store;
 mod throttle;
 mod tidy;
