@@ -1,9 +1,10 @@
 //! Which segments to drop, to rewrite or to merge: a pure choice over what they weigh.
 //!
 //! A segment of which nothing is alive is dropped. One is rewritten when what is dead or can be
-//! compressed is half of it, or when bytes of removed entries are in it for too long. Neighbors of
-//! which little is left are merged. The segment before the active one stays listed, since it stands
-//! in for a segment set that damage takes.
+//! compressed is half of it, less when space is short, or when bytes of removed entries are in it for
+//! too long. Neighbors of which little is left are merged. When there is no other way to make room,
+//! changes go by being folded into their entries. The segment before the active one stays listed,
+//! since it stands in for a segment set that damage takes.
 
 /// What a segment that takes no more records weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(crate) struct Weight {
     pub needed_bytes: u64,
     /// How many of those a rewrite would save by compressing them, about.
     pub compressible_bytes: u64,
+    /// The bytes of changes in other segments that a rewrite would take in, so that these go.
+    pub folded_bytes: u64,
     /// Since when it holds bytes of entries that were removed, in milliseconds since 1970; none when
     /// it holds no such bytes.
     pub erasable_since: Option<u64>,
@@ -37,6 +40,10 @@ pub(crate) struct Rules {
     pub erase_within_ms: u64,
     /// The size of a segment.
     pub segment_bytes: u64,
+    /// One byte in so many must be garbage before a segment is rewritten for it.
+    pub garbage_share: u64,
+    /// Whether a rewrite is worth it only because changes elsewhere become dead by it.
+    pub folds: bool,
 }
 
 /// What is to be done next.
@@ -50,6 +57,8 @@ pub(crate) enum Choice {
     Rewrite(Vec<u64>),
 }
 
+/// A segment is worth a rewrite when one part in so many of it is dead.
+pub(crate) const GARBAGE_SHARE: u64 = 2;
 /// A file that is not much longer is not worth a rewrite.
 const SAVED_BYTES_MIN: u64 = 4096;
 
@@ -60,9 +69,10 @@ impl Weight {
         self.file_bytes.saturating_sub(needed)
     }
 
-    pub fn is_wasteful(&self) -> bool {
+    pub fn is_wasteful(&self, garbage_share: u64) -> bool {
         let garbage = self.garbage_bytes();
-        garbage >= SAVED_BYTES_MIN && garbage * 2 >= self.file_bytes
+        let share = garbage.saturating_mul(garbage_share);
+        garbage >= SAVED_BYTES_MIN && share >= self.file_bytes
     }
 
     /// A time of the future was written by a clock that was wrong; to wait for it might take years.
@@ -83,11 +93,18 @@ pub(crate) fn plan(weights: &[Weight], rules: &Rules) -> Choice {
     if let Some(weight) = due.min_by_key(|weight| weight.erasable_since) {
         return Choice::Rewrite(vec![weight.segment]);
     }
-    let wasteful = weights.iter().filter(|weight| weight.is_wasteful());
+    let wasteful = weights.iter().filter(|weight| weight.is_wasteful(rules.garbage_share));
     if let Some(weight) = wasteful.max_by_key(|weight| weight.garbage_bytes()) {
         return Choice::Rewrite(vec![weight.segment]);
     }
-    mergeable(weights, rules).map_or(Choice::Rest, Choice::Rewrite)
+    let folded = || foldable(weights).filter(|_| rules.folds).map(|segment| vec![segment]);
+    mergeable(weights, rules).or_else(folded).map_or(Choice::Rest, Choice::Rewrite)
+}
+
+/// The segment that takes in most changes.
+fn foldable(weights: &[Weight]) -> Option<u64> {
+    let most = weights.iter().max_by_key(|weight| weight.folded_bytes)?;
+    (most.folded_bytes >= SAVED_BYTES_MIN).then_some(most.segment)
 }
 
 /// When bytes of removed entries must be gone next, in milliseconds since 1970.
@@ -121,7 +138,13 @@ mod tests {
     use super::*;
 
     const SEGMENT: u64 = 1 << 20;
-    const RULES: Rules = Rules { now_ms: 1000, erase_within_ms: 100, segment_bytes: SEGMENT };
+    const RULES: Rules = Rules {
+        now_ms: 1000,
+        erase_within_ms: 100,
+        segment_bytes: SEGMENT,
+        garbage_share: 2,
+        folds: false,
+    };
 
     fn weight(segment: u64, file_bytes: u64, live_bytes: u64) -> Weight {
         Weight {
@@ -130,6 +153,7 @@ mod tests {
             live_bytes,
             needed_bytes: live_bytes,
             compressible_bytes: 0,
+            folded_bytes: 0,
             erasable_since: None,
             is_last: false,
             is_alone: false,
@@ -161,7 +185,15 @@ mod tests {
         let compressible =
             Weight { compressible_bytes: SEGMENT / 2, ..weight(1, SEGMENT, SEGMENT) };
         check(&[compressible], &Choice::Rewrite(vec![1]));
-        check(&[weight(1, SEGMENT, SEGMENT / 2 + 1)], &Choice::Rest);
+        let better = weight(1, SEGMENT, SEGMENT / 2 + 1);
+        check(&[better], &Choice::Rest);
+        let urgent = Rules { garbage_share: 4, ..RULES };
+        assert_eq!(plan(&[better], &urgent), Choice::Rewrite(vec![1]));
+        assert_eq!(plan(&[weight(1, SEGMENT, SEGMENT / 4 * 3 + 1)], &urgent), Choice::Rest);
+        let any = Rules { garbage_share: u64::MAX, ..RULES };
+        let hardly = weight(1, SEGMENT, SEGMENT - SAVED_BYTES_MIN);
+        assert_eq!(plan(&[hardly], &any), Choice::Rewrite(vec![1]));
+        assert_eq!(plan(&[weight(1, SEGMENT, SEGMENT - 1)], &any), Choice::Rest);
     }
 
     #[test]
@@ -174,6 +206,20 @@ mod tests {
         assert_eq!(erase_due(&[weight(1, SEGMENT, SEGMENT)], &RULES), None);
         let older = Weight { segment: 2, ..since(5) };
         check(&[since(900), older], &Choice::Rewrite(vec![2]));
+    }
+
+    #[test]
+    fn changes_are_folded_last_and_only_when_that_is_wanted() {
+        let folds =
+            |segment, folded_bytes| Weight { folded_bytes, ..weight(segment, SEGMENT, SEGMENT) };
+        let weights = [folds(1, SAVED_BYTES_MIN), folds(2, SEGMENT), folds(3, 0)];
+        check(&weights, &Choice::Rest);
+        let rules = Rules { folds: true, ..RULES };
+        assert_eq!(plan(&weights, &rules), Choice::Rewrite(vec![2]));
+        assert_eq!(plan(&weights[..1], &rules), Choice::Rewrite(vec![1]));
+        assert_eq!(plan(&weights[2..], &rules), Choice::Rest);
+        let wasteful = weight(4, SEGMENT, SEGMENT / 2);
+        assert_eq!(plan(&[folds(2, SEGMENT), wasteful], &rules), Choice::Rewrite(vec![4]));
     }
 
     #[test]

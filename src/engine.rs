@@ -336,7 +336,7 @@ impl Engine {
         let drained = self.inner.drain().map(|_| ());
         self.inner.watch_space()?;
         drained?;
-        self.inner.compact_step(false).map(|_| ())
+        self.inner.compact_step().map(|_| ())
     }
 
     /// Makes everything stored so far durable, saves the index, and writes a checkpoint, so that

@@ -31,7 +31,7 @@ pub use when::When;
 
 #[cfg(test)]
 pub(crate) use body::decode_bytes;
-pub(crate) use body::{decode_body, encode_body};
+pub(crate) use body::{Body, decode_body, encode_body};
 pub(crate) use compress::{COMPRESSES, Compressor, Dictionary};
 pub(crate) use footer::{decode_change_row, decode_footer, encode_footer, footer_len, row_lsn};
 

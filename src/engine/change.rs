@@ -155,6 +155,7 @@ impl Engine {
         let inner = &*self.inner;
         inner.check_open()?;
         inner.commit()?;
+        inner.make_room_for_changes();
         let _turns = Turns::take(inner, ids.iter().map(|id| id.0).collect());
         let mut plan = Plan::default();
         let mut places = HashMap::new();

@@ -17,7 +17,8 @@ use serde::Serialize;
 
 use super::load::Live;
 use super::{Engine, Inner, lock};
-use crate::compact::{Choice, Rules, Weight, erase_due, plan};
+use crate::compact::{Choice, GARBAGE_SHARE, Rules, Weight, erase_due, plan};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::format::{self, ChangeBody, DropBody, EntryBody, Frame, Kind, ReplaceBody};
 use crate::index::{Catalog, Liveness, Wear};
@@ -62,6 +63,42 @@ struct Superseded {
     path: PathBuf,
     bytes: u64,
     since_ms: u64,
+}
+
+/// How much is done for space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// What is worth its cost, at the rate that is set.
+    Usual,
+    /// There is little room: what may cost more, and at once.
+    Low,
+    /// There is no room, and no other way to make some: all that can go.
+    Short,
+    /// Somebody wants the bytes of removed entries to go now.
+    Erase,
+}
+
+impl Urgency {
+    /// Whether others may give back what one segment cannot.
+    fn passes_over(self) -> bool {
+        matches!(self, Self::Low | Self::Short)
+    }
+
+    /// What is worth a rewrite. A segment that is rewritten at each quarter that dies costs three
+    /// times what it gives back, at each half as much as that.
+    fn rules(self, now_ms: u64, config: &Config) -> Rules {
+        Rules {
+            now_ms,
+            erase_within_ms: if self == Self::Erase { 0 } else { config.erase_within_ms },
+            segment_bytes: config.segment_size(),
+            garbage_share: match self {
+                Self::Usual | Self::Erase => GARBAGE_SHARE,
+                Self::Low => 4,
+                Self::Short => u64::MAX,
+            },
+            folds: self == Self::Short,
+        }
+    }
 }
 
 /// What a step did.
@@ -123,13 +160,16 @@ impl Inner {
         let before = compactor.report;
         compactor.weights.clear();
         compactor.rests_until_ms = 0;
+        drop(compactor);
         let total = self.segments.all_old().len() as u64;
         let mut steps = 0;
-        while self.advance(&mut compactor, true)? == Step::Worked {
+        // Whoever wants room meanwhile waits for one step only.
+        while self.advance(&mut lock(&self.compactor), Urgency::Erase)? == Step::Worked {
             self.check_open()?;
             steps += 1;
             progress(steps.min(total), total);
         }
+        let compactor = lock(&self.compactor);
         let report = compactor.report;
         Ok(CompactReport {
             rewritten: report.rewritten - before.rewritten,
@@ -142,40 +182,50 @@ impl Inner {
     }
 
     /// Does a little, if there is something to do and nobody else does it.
-    pub(super) fn compact_step(&self, urgent: bool) -> Result<Step> {
+    pub(super) fn compact_step(&self) -> Result<Step> {
         let Ok(mut compactor) = self.compactor.try_lock() else { return Ok(Step::Idle(None)) };
         let now = self.env.monotonic_ms();
-        if now < compactor.rests_until_ms && !urgent {
+        if now < compactor.rests_until_ms {
             return Ok(Step::Idle(Some(compactor.rests_until_ms)));
         }
-        let step = self.advance(&mut compactor, urgent);
+        let step = self.advance(&mut compactor, Urgency::Usual);
         if step.is_err() {
             compactor.rests_until_ms = now + REST_MS;
         }
         step
     }
 
-    fn advance(&self, compactor: &mut Compactor, urgent: bool) -> Result<Step> {
+    /// Does a little because space is wanted, after whoever does something already: what that gives
+    /// back may be enough. False when there is nothing to do, or no space to do it.
+    pub(super) fn compact_for_room(&self, urgency: Urgency) -> Result<bool> {
+        match self.advance(&mut lock(&self.compactor), urgency) {
+            Ok(step) => Ok(step == Step::Worked),
+            Err(error) if log::is_no_space(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn advance(&self, compactor: &mut Compactor, urgency: Urgency) -> Result<Step> {
         if self.remove_superseded(compactor)? {
             return Ok(Step::Worked);
         }
-        if !urgent && let Some(wait_ms) = compactor.must_wait(self) {
+        if urgency == Urgency::Usual
+            && let Some(wait_ms) = compactor.must_wait(self)
+        {
             return Ok(Step::Idle(Some(wait_ms)));
         }
         if let Some(job) = compactor.job.take() {
-            return self.go_on(compactor, job);
+            let numbers: Vec<u64> = job.old().iter().map(|old| old.number).collect();
+            let step = self.go_on(compactor, job);
+            return compactor.pass_over(step, &numbers, urgency);
         }
         let catalog = self.catalog()?;
         let wear = catalog.wear();
         if self.weigh_next(compactor, &catalog, &wear)? {
             return Ok(Step::Worked);
         }
-        let rules = Rules {
-            now_ms: self.env.wall_ms(),
-            erase_within_ms: if urgent { 0 } else { self.config.erase_within_ms },
-            segment_bytes: self.config.segment_size(),
-        };
-        let weights = compactor.listed(self);
+        let rules = urgency.rules(self.env.wall_ms(), &self.config);
+        let weights = compactor.listed(self, urgency);
         match plan(&weights, &rules) {
             Choice::Rest => {
                 let due = erase_due(&weights, &rules).map(|due| due.saturating_sub(rules.now_ms));
@@ -186,10 +236,13 @@ impl Inner {
                 // It is known about what it takes; a rewrite that cannot end is not begun.
                 let goes = weights.iter().filter(|weight| numbers.contains(&weight.segment));
                 let bytes = goes.map(|weight| weight.needed_bytes).sum();
-                self.watch.account.check(bytes, Claim::Rewrite)?;
+                let has_room = self.watch.account.check(bytes, Claim::Rewrite);
                 let old = numbers.iter().filter_map(|number| self.segments.old(*number)).collect();
-                compactor.job = Some(self.begin(old, false)?);
-                Ok(Step::Worked)
+                let begun = has_room.and_then(|()| self.begin(old, false)).map(|job| {
+                    compactor.job = Some(job);
+                    Step::Worked
+                });
+                compactor.pass_over(begun, &numbers, urgency)
             }
         }
     }
@@ -343,6 +396,7 @@ impl Inner {
             }
             other => other?,
         }
+        job.settle(bytes);
         self.turn_to(compactor, job.old(), Some(&body), bytes)
     }
 
@@ -381,6 +435,9 @@ impl Inner {
         let (now, wall_ms) = (self.env.monotonic_ms(), self.env.wall_ms());
         let catalog = self.catalog()?;
         compactor.trace(&catalog.wear(), &numbers);
+        // Changes that were folded are dead now.
+        let folds = |weighed: &Weighed| numbers.iter().any(|it| weighed.foldable.contains_key(it));
+        compactor.weights.retain(|_, weighed| !folds(weighed));
         let reshaping = lock(&self.reshaping);
         let mut old_bytes = 0;
         for old in old {
@@ -471,13 +528,39 @@ fn is_forgotten(body: &ChangeBody) -> bool {
 }
 
 impl Compactor {
+    /// Where space is short, what cannot be rewritten for want of it is left to better times, so that
+    /// others are.
+    fn pass_over(&mut self, step: Result<Step>, numbers: &[u64], urgency: Urgency) -> Result<Step> {
+        match step {
+            Err(Error::Full { .. }) if urgency.passes_over() => {
+                let segments = self.weights.iter_mut();
+                segments
+                    .filter(|((number, _), _)| numbers.contains(number))
+                    .for_each(|(_, weighed)| weighed.passed_over = true);
+                Ok(Step::Worked)
+            }
+            other => other,
+        }
+    }
+
     /// The weights of all older segments, by number.
-    fn listed(&self, inner: &Inner) -> Vec<Weight> {
+    fn listed(&self, inner: &Inner, urgency: Urgency) -> Vec<Weight> {
         let old = inner.segments.all_old();
         let last = old.last().map(|last| last.number);
+        let mut folded: HashMap<u64, u64> = HashMap::new();
+        for (segment, bytes) in self.weights.values().flat_map(|weighed| &weighed.foldable) {
+            *folded.entry(*segment).or_default() += bytes;
+        }
         let weighed = old.iter().filter_map(|old| {
             let weighed = self.weights.get(&(old.number, old.generation))?;
-            Some(Weight { is_last: last == Some(old.number), ..weighed.weight })
+            let folded_bytes = folded.get(&old.number).copied().unwrap_or(0);
+            let is_last = last == Some(old.number);
+            if weighed.passed_over && urgency.passes_over() {
+                let bytes = weighed.weight.file_bytes.max(inner.config.segment_size());
+                let whole = Weighed::of_whole(old.number, bytes, weighed.records);
+                return Some(Weight { is_last, ..whole.weight });
+            }
+            Some(Weight { folded_bytes, is_last, ..weighed.weight })
         });
         weighed.collect()
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
-use super::compact::Step;
+use super::compact::Urgency;
 use super::{Bytes, Engine, Inner, lock};
 use crate::config::{Config, OverflowStrategy};
 use crate::entry::Timestamp;
@@ -19,6 +19,8 @@ use crate::overflow::EvictRequest;
 
 /// With less room than for so many segments the store begins to save space.
 const SEGMENTS_LOW: u64 = 4;
+/// With less room than for so many segments entries are evicted, if they may, before one is refused.
+const SEGMENTS_LEAST: u64 = 2;
 /// The forecast looks back over so many samples, five minutes.
 const SAMPLES_MAX: usize = 30;
 /// Batches of entries that are evicted at most to make room for one that was refused.
@@ -423,7 +425,7 @@ impl Inner {
     /// Gives dead bytes back at once; where that is not enough, the oldest entries go, if they may.
     fn make_room_in_log(&self) -> Result<bool> {
         for _ in 0..EVICTIONS_MAX {
-            while !self.has_room() && self.compact_step(true)? == Step::Worked {}
+            while !self.has_room() && self.compact_for_room(Urgency::Low)? {}
             if self.has_room() {
                 return Ok(true);
             }
@@ -431,7 +433,24 @@ impl Inner {
                 break;
             }
         }
+        while !self.has_room() && self.compact_for_room(Urgency::Short)? {}
         Ok(self.has_room())
+    }
+
+    /// Where changes have nearly used up their space, gives dead bytes back first. Whether that was
+    /// possible shows when they are written.
+    pub(super) fn make_room_for_changes(&self) {
+        let account = &self.watch.account;
+        while account.is_short_for_changes() {
+            match self.compact_for_room(Urgency::Short) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "no room for changes could be made");
+                    return;
+                }
+            }
+        }
     }
 
     /// Evicts a batch of the oldest entries, those that are done first. False when none may go.
@@ -447,21 +466,18 @@ impl Inner {
         Ok(self.evict_by(&request)?.evicted > 0)
     }
 
-    /// Near the bound of the directory, evicts a batch ahead of need. Answers whether dead bytes
-    /// are to be given back at once.
+    /// Near the bound of the directory, gives dead bytes back at once, and where there are none
+    /// evicts a batch ahead of need. Answers whether it did something.
     pub(super) fn relieve_bytes(&self) -> Result<bool> {
         if self.watch.account.limit().is_none() {
             return Ok(false);
         }
         let room = self.room()?;
-        let low = level(room.bound, room.segment) != SpaceLevel::Normal;
-        if low && self.compact_step(true)? == Step::Worked {
-            return Ok(true);
+        if level(room.bound, room.segment) == SpaceLevel::Normal {
+            return Ok(false);
         }
-        if low {
-            self.evict_for_bytes()?;
-        }
-        Ok(low)
+        let evicts = room.bound < room.segment.saturating_mul(SEGMENTS_LEAST);
+        Ok(self.compact_for_room(Urgency::Low)? || (evicts && self.evict_for_bytes()?))
     }
 
     /// Whether entries are refused for want of space.

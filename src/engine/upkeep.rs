@@ -239,7 +239,12 @@ impl Inner {
             if self.is_stopping() {
                 return None;
             }
-            match self.relieve_bytes().and_then(|urgent| self.compact_step(urgent)) {
+            let step = match self.relieve_bytes() {
+                Ok(true) => Ok(Step::Worked),
+                Ok(false) => self.compact_step(),
+                Err(error) => Err(error),
+            };
+            match step {
                 Ok(Step::Worked) => {}
                 Ok(Step::Idle(due)) => return due,
                 Err(error) => {

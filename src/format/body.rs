@@ -1,4 +1,5 @@
-//! The bodies of the records, encoded by bincode 1.3 with fixed-width little-endian integers.
+//! The bodies of the records, encoded by bincode 1.3 with little-endian integers: those of entries
+//! and changes in its short form, the others with a fixed width.
 //!
 //! This is the only file that names bincode. The layout is spelled out in `docs/format.md`.
 
@@ -16,7 +17,7 @@ const SET_ADDED: usize = 8 + CLOCK_LEN + 8;
 /// The bytes of a clock that says nothing.
 const CLOCK_LEN: usize = 8 + 8 + 1 + 8 + 1 + 8;
 
-/// The body of an entry record, version 2.
+/// The body of an entry record, version 3.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of `FailedOperation` and `Entry`")]
 pub struct EntryBody {
@@ -41,7 +42,7 @@ pub struct EntryBody {
     pub state: State,
 }
 
-/// The body of a change record, version 2.
+/// The body of a change record, version 3.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeBody {
     /// The entry that changed.
@@ -274,15 +275,26 @@ fn options() -> impl Options {
         .with_limit(u64::from(RECORD_BODY_MAX))
 }
 
+/// The form in which small numbers and lengths take one byte.
+fn short_options() -> impl Options {
+    bincode::DefaultOptions::new()
+        .with_varint_encoding()
+        .with_little_endian()
+        .with_limit(u64::from(RECORD_BODY_MAX))
+}
+
 /// A body's bytes; the size limit is the only thing that can refuse.
-pub(crate) fn encode_body<T: Serialize>(body: &T) -> Result<Vec<u8>, FormatError> {
-    options().serialize(body).map_err(|_| FormatError::Field("body length"))
+pub(crate) fn encode_body<T: Body>(body: &T) -> Result<Vec<u8>, FormatError> {
+    let bytes = if T::SHORT { short_options().serialize(body) } else { options().serialize(body) };
+    bytes.map_err(|_| FormatError::Field("body length"))
 }
 
 /// A body that a record may have.
-pub(crate) trait Body: DeserializeOwned {
+pub(crate) trait Body: Serialize + DeserializeOwned {
     /// The records that have it.
     const KIND: Kind;
+    /// Whether the newest version is in the short form; no older one is.
+    const SHORT: bool = false;
     /// How many bytes of zeros make a body of each older version, from 1 on, one of the newest
     /// version: each version only adds at the end.
     const ADDED: &'static [usize];
@@ -290,12 +302,14 @@ pub(crate) trait Body: DeserializeOwned {
 
 impl Body for EntryBody {
     const KIND: Kind = Kind::Entry;
-    const ADDED: &'static [usize] = &[STATE_ADDED];
+    const SHORT: bool = true;
+    const ADDED: &'static [usize] = &[STATE_ADDED, 0];
 }
 
 impl Body for ChangeBody {
     const KIND: Kind = Kind::Change;
-    const ADDED: &'static [usize] = &[STATE_ADDED + 1 + 8 + 8];
+    const SHORT: bool = true;
+    const ADDED: &'static [usize] = &[STATE_ADDED + 1 + 8 + 8, 0];
 }
 
 impl Body for SegmentSet {
@@ -330,7 +344,12 @@ pub(crate) fn decode_body<T: Body>(frame: &Frame) -> Result<T, FormatError> {
 /// Reads the bytes of a body of a version.
 pub(crate) fn decode_bytes<T: Body>(version: u16, bytes: &[u8]) -> Result<T, FormatError> {
     if version == T::KIND.body_version() {
-        return options().deserialize(bytes).map_err(|_| FormatError::Field("body"));
+        let body = if T::SHORT {
+            short_options().deserialize(bytes)
+        } else {
+            options().deserialize(bytes)
+        };
+        return body.map_err(|_| FormatError::Field("body"));
     }
     let added = usize::from(version).checked_sub(1).and_then(|older| T::ADDED.get(older));
     let added = added.ok_or(FormatError::Field("body version"))?;

@@ -88,8 +88,7 @@ impl Kind {
     /// The version of the bodies that are written now, the newest that can be read.
     pub const fn body_version(self) -> u16 {
         match self {
-            Self::SegmentSet => 3,
-            Self::Entry | Self::Change => 2,
+            Self::Entry | Self::Change | Self::SegmentSet => 3,
             _ => 1,
         }
     }

@@ -106,8 +106,10 @@ proptest! {
 
     #[test]
     fn hostile_bodies_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        drop(decode_bytes::<EntryBody>(2, &bytes));
-        drop(decode_bytes::<ChangeBody>(2, &bytes));
+        for version in 1..=3 {
+            drop(decode_bytes::<EntryBody>(version, &bytes));
+            drop(decode_bytes::<ChangeBody>(version, &bytes));
+        }
         drop(decode_bytes::<SegmentSet>(3, &bytes));
         drop(decode_bytes::<ReplaceBody>(1, &bytes));
         drop(decode_bytes::<ClockBody>(1, &bytes));
@@ -127,6 +129,9 @@ fn a_length_beyond_the_body_is_refused_before_it_is_believed() {
         entry.extend_from_slice(&len.to_le_bytes());
         entry.extend_from_slice(&[0; 64]);
         assert!(decode_bytes::<EntryBody>(2, &entry).is_err(), "{len}");
+        // In the short form this announces eight bytes.
+        entry.insert(17, 253);
+        assert!(decode_bytes::<EntryBody>(3, &entry).is_err(), "{len}");
         let mut set = len.to_le_bytes().to_vec();
         set.extend_from_slice(&[0; 64]);
         assert!(decode_bytes::<SegmentSet>(3, &set).is_err(), "{len}");

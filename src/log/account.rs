@@ -4,6 +4,8 @@
 //! space is always spoken for, so that a directory at its bound can still be operated: half a segment
 //! for an operator's changes, one for rewriting, half of one for opening after a crash, which may take
 //! what rewriting does not need then, the ballast, and what the index may take.
+//!
+//! Changes never take what is kept for rewriting: that is how they become garbage that goes.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +14,8 @@ use crate::config::{Config, IndexKind};
 use crate::env::{Env, NameKind};
 use crate::error::{Error, Result};
 use crate::format;
+
+use super::writer::small_segment_sizes;
 
 /// File systems give space in pieces of so many bytes.
 pub(super) const BLOCK: u64 = 4096;
@@ -76,6 +80,8 @@ pub(crate) struct Shortage {
 pub(crate) struct Account {
     limit: Option<u64>,
     segment_bytes: u64,
+    /// What the segments for changes alone take two of.
+    small_bytes: u64,
     ballast_bytes: u64,
     index_bytes: u64,
     /// Guards the figures.
@@ -99,6 +105,7 @@ impl Account {
         let account = Self {
             limit: config.max_bytes,
             segment_bytes: config.segment_size(),
+            small_bytes: 2 * small_segment_sizes(config)[0],
             ballast_bytes: config.ballast_size(),
             index_bytes: index_bytes_max(config).unwrap_or(0),
             state: Mutex::default(),
@@ -181,6 +188,13 @@ impl Account {
         let state = self.lock();
         let taken = state.used() + self.spoken_for(&state, Claim::Growth);
         self.limit.map(|limit| limit.saturating_sub(taken))
+    }
+
+    /// Whether the space for changes is nearly used up.
+    pub fn is_short_for_changes(&self) -> bool {
+        let state = self.lock();
+        let taken = state.used() + self.spoken_for(&state, Claim::Change) + self.small_bytes;
+        self.limit.is_some_and(|limit| taken > limit)
     }
 
     /// Takes over what was measured.

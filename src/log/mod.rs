@@ -25,8 +25,6 @@ pub mod planted;
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use crate::entry::{Cause, Status};
 use crate::error::{Error, Result};
 use crate::format::{self, ChangeRow, EntryRow, Flags, Kind, RecordHeader, Summary, When};
@@ -130,7 +128,7 @@ impl std::fmt::Debug for Draft {
 }
 
 impl Draft {
-    pub fn new<T: Serialize>(kind: Kind, body: &T, time_ms: u64, note: Note) -> Result<Self> {
+    pub fn new<T: format::Body>(kind: Kind, body: &T, time_ms: u64, note: Note) -> Result<Self> {
         let body = format::encode_body(body).map_err(|_| Error::TooLarge {
             what: "the record",
             bytes: u64::from(format::RECORD_BODY_MAX) + 1,

@@ -16,7 +16,7 @@
 //! that was not claimed from the account.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::account::{Account, Claim, Part};
@@ -33,6 +33,7 @@ use crate::format::{
 
 /// Bytes that gather before they are written.
 const WRITE_CHUNK: usize = 256 * 1024;
+
 /// What is to become of a record.
 #[derive(Debug)]
 pub(crate) enum Fate {
@@ -129,14 +130,7 @@ impl Rewrite {
         let mut salt = [0; 4];
         env.fill_random(&mut salt)
             .map_err(|error| Error::io("get random bytes for", &path, error))?;
-        let file = match env.open(&path, OpenMode::CreateNew) {
-            // A rewrite that was given up may have left it.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                env.unlink(&path).and_then(|()| env.open(&path, OpenMode::CreateNew))
-            }
-            other => other,
-        };
-        let file = file.map_err(|error| Error::io("create", &path, error))?;
+        let file = create(&**env, &path).map_err(|error| Error::io("create", &path, error))?;
         let header = SegmentHeader {
             store_uuid,
             segment: item.segment,
@@ -334,7 +328,7 @@ impl Rewrite {
     }
 
     fn write_buffer(&mut self) -> Result<()> {
-        self.claim(self.start + self.buffer.len() as u64)?;
+        self.claim(self.start + self.buffer.len() as u64 + format::footer_len(&self.summary))?;
         write_all_at(&*self.file, &self.buffer, self.start)
             .map_err(|error| Error::io("write to", &self.path, error))?;
         self.start += self.buffer.len() as u64;
@@ -447,6 +441,14 @@ impl Rewrite {
         if let Err(error) = self.env.unlink(&self.path) {
             tracing::warn!(%error, "a rewritten segment that was given up still takes space");
         }
+        self.account.release(Part::Log, self.claimed);
+    }
+
+    /// Counts the new file by its length, now that it stays.
+    pub fn settle(&mut self, bytes: u64) {
+        self.account.release(Part::Log, self.claimed);
+        self.account.add(Part::Log, bytes);
+        self.claimed = 0;
     }
 }
 
@@ -476,6 +478,16 @@ fn chained(crc: u32, body: &[u8]) -> u32 {
     before.copy_from_slice(&crc.to_le_bytes());
     own.copy_from_slice(&RecordHeader::crc_of(body).to_le_bytes());
     RecordHeader::crc_of(&link)
+}
+
+/// A new file; one that a rewrite left which was given up goes.
+fn create(env: &dyn Env, path: &Path) -> std::io::Result<Arc<dyn File>> {
+    match env.open(path, OpenMode::CreateNew) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            env.unlink(path).and_then(|()| env.open(path, OpenMode::CreateNew))
+        }
+        other => other,
+    }
 }
 
 fn hole(file: &SegmentFile, from: u64, to: u64) -> Error {

@@ -56,7 +56,12 @@ pub struct Chance(u64);
 impl Chance {
     pub fn new() -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Self(u64::from(now.subsec_nanos()) | 1)
+        Self::of(u64::from(now.subsec_nanos()))
+    }
+
+    /// The same numbers for the same seed.
+    pub fn of(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
@@ -111,13 +116,20 @@ fn store(engine: &Engine, name: &str, counter: u64, early: bool) -> u64 {
 }
 
 fn start_writer(dir: &Path, run: u64, early: bool) -> Child {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["kill::writer_process", "--exact", "--ignored", "--nocapture"]);
+    let mut command = itself("kill::writer_process");
     command.env(DIR, dir).env(RUN, run.to_string());
     if early {
         command.env(EARLY, "1");
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    command.spawn().unwrap()
+}
+
+/// This test binary, to be started as the process that a hidden test is.
+pub fn itself(hidden_test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([hidden_test, "--exact", "--ignored", "--nocapture"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
 }
 
 /// Lets a process run, kills it, and returns the whole lines that it printed.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Compactor;
 use super::compress::Candidate;
-use crate::compact::Weight;
+use crate::compact::{GARBAGE_SHARE, Weight};
 use crate::engine::Inner;
 use crate::engine::load::Live;
 use crate::error::{Error, Result};
@@ -16,11 +16,15 @@ use crate::log::Old;
 const WEIGH_AGAIN: u64 = 8;
 
 /// What a segment weighed when so many changes had touched it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Weighed {
     pub weight: Weight,
     pub touched: u64,
     pub records: u64,
+    /// The bytes of its changes that are alive, by the segments of their entries.
+    pub foldable: HashMap<u64, u64>,
+    /// There was no space to rewrite it.
+    pub passed_over: bool,
 }
 
 impl Inner {
@@ -123,7 +127,10 @@ impl Inner {
                 Some(newest) if !newest.is_present() => Some(newest.gone_since),
                 Some(_) => None,
             };
-            scale.add(row.offset, alive, trace.filter(|_| row.status.is_some()));
+            let bytes = scale.add(row.offset, alive, trace.filter(|_| row.status.is_some()));
+            if let Some(newest) = newest.filter(|newest| alive && newest.is_present()) {
+                *scale.foldable.entry(newest.segment).or_default() += bytes;
+            }
         }
         scale.fixed_bytes += dictionary.map_or(0, |it| format::padded_len(it.bytes().len()));
         let mut weighed = scale.weighed(old.number, file.len);
@@ -136,7 +143,7 @@ impl Inner {
         }
         let most = candidates.iter().map(|candidate| candidate.bytes).sum();
         // To try takes time, so it must be able to matter.
-        let matters = (Weight { compressible_bytes: most, ..*weight }).is_wasteful();
+        let matters = (Weight { compressible_bytes: most, ..*weight }).is_wasteful(GARBAGE_SHARE);
         if format::COMPRESSES && matters {
             weight.compressible_bytes = self.saved_bytes(&mut liveness, &candidates)?;
         }
@@ -170,6 +177,7 @@ struct Scale {
     /// Since when changes of entries are traces that no segment holds any more; 0 when nobody
     /// knows, so that they go at once.
     traced_since: u64,
+    foldable: HashMap<u64, u64>,
 }
 
 impl Scale {
@@ -192,17 +200,23 @@ impl Scale {
             records: 0,
             erasable_since: None,
             traced_since: traced_since.unwrap_or(0),
+            foldable: HashMap::new(),
         }
     }
 
-    fn add(&mut self, offset: u64, alive: bool, erasable_since: Option<u64>) {
+    /// Answers how many bytes of it are alive.
+    fn add(&mut self, offset: u64, alive: bool, erasable_since: Option<u64>) -> u64 {
         self.records += 1;
         if alive {
-            self.live_bytes += self.bytes(offset) + format::ENTRY_ROW_LEN as u64;
-        } else if let Some(since) = erasable_since {
+            let bytes = self.bytes(offset) + format::ENTRY_ROW_LEN as u64;
+            self.live_bytes += bytes;
+            return bytes;
+        }
+        if let Some(since) = erasable_since {
             let earliest = self.erasable_since.unwrap_or(u64::MAX);
             self.erasable_since = Some(earliest.min(since));
         }
+        0
     }
 
     /// How many bytes the record at an offset takes.
@@ -216,23 +230,25 @@ impl Scale {
         weighed.weight.live_bytes = self.live_bytes;
         weighed.weight.needed_bytes = self.live_bytes + self.fixed_bytes;
         weighed.weight.erasable_since = self.erasable_since;
+        weighed.foldable = self.foldable;
         weighed
     }
 }
 
 impl Weighed {
     /// A segment all of which is alive, or must be taken for it.
-    fn of_whole(segment: u64, file_bytes: u64, records: u64) -> Self {
+    pub fn of_whole(segment: u64, file_bytes: u64, records: u64) -> Self {
         let weight = Weight {
             segment,
             file_bytes,
             live_bytes: file_bytes,
             needed_bytes: file_bytes,
             compressible_bytes: 0,
+            folded_bytes: 0,
             erasable_since: None,
             is_last: false,
             is_alone: false,
         };
-        Self { weight, touched: 0, records }
+        Self { weight, touched: 0, records, foldable: HashMap::new(), passed_over: false }
     }
 }

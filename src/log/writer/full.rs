@@ -23,6 +23,11 @@ impl Pending {
     pub fn is_entry(&self) -> bool {
         self.draft.kind == Kind::Entry
     }
+
+    /// Whether old files go once this is written.
+    fn gives_space_back(&self) -> bool {
+        matches!(self.draft.kind, Kind::Replace | Kind::Drop)
+    }
 }
 
 impl Writer {
@@ -56,9 +61,8 @@ impl Writer {
         bytes: u64,
         error: Error,
     ) -> Result<(), CommitError> {
-        // Facts about the log are written to give space back.
-        let is_change = |pending: &Pending| pending.draft.kind == Kind::Change;
-        let claim = if group.iter().any(is_change) { Claim::Change } else { Claim::Rewrite };
+        let serves = group.is_empty() || group.iter().any(Pending::gives_space_back);
+        let claim = if serves { Claim::Rewrite } else { Claim::Change };
         for with_ballast in [false, true] {
             if with_ballast && self.ballast.release().map_err(CommitError::Refused)? == 0 {
                 break;

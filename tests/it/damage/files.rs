@@ -135,7 +135,10 @@ fn reading_only_what_is_left() {
     let segments = fixture.segments();
     let deleted = segments.iter().map(|segment| Case::delete(fixture, segment));
     let zeroed = segments.iter().map(|segment| Case::zero(fixture, segment, 0..4096));
-    let holes = segments.iter().map(|segment| Case::zero(fixture, segment, 9000..9512));
+    let holes = segments.iter().map(|segment| {
+        let middle = u64::midpoint(4096, fixture.ends[segment]);
+        Case::zero(fixture, segment, middle..middle + 512)
+    });
     for case in deleted.chain(zeroed).chain(holes) {
         let dir = fixture::temporary();
         fixture::put_files(dir.path(), &case.files);

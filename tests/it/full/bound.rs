@@ -1,20 +1,23 @@
 //! The directory has a bound: it is never exceeded, whatever happens, and refusals name it.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use deadletter::{
-    Cause, Config, CrashMode, Decision, Durability, Engine, EntryId, Env, Error, Filter, NameKind,
-    Page, Simulated, SpaceLevel, Status,
+    Cause, Config, CrashMode, Decision, Durability, Engine, Entry, EntryId, Env, Error, Filter,
+    NameKind, Order, OverflowStrategy, Page, Simulated, SpaceLevel, Status,
 };
 
 use super::{config, failure, keys, open, used};
+use crate::counting::Counting;
 
 const MAX_BYTES: u64 = 1024 * 1024;
 
 fn bounded() -> Config {
     let mut config = config();
     config.max_bytes = Some(MAX_BYTES);
-    config.bounds.overflow_strategy = deadletter::OverflowStrategy::Reject;
+    config.bounds.overflow_strategy = OverflowStrategy::Reject;
     config
 }
 
@@ -235,6 +238,129 @@ fn a_full_store_says_so_and_its_entries_can_still_be_changed() {
     engine.store(failure(1000, 4000)).unwrap();
     let page = Page { limit: usize::MAX, ..Page::default() };
     assert_eq!(engine.select(&Filter::default(), page).unwrap().len(), ids.len() + 1);
+}
+
+/// Changes to some entries, in parts; answers whether the bound refused one.
+fn change_all(engine: &Engine, ids: &[EntryId], decision: &dyn Fn(&Entry) -> Decision) -> bool {
+    let refused = ids.chunks(20).find_map(|ids| {
+        let changed = engine.change_all(ids, &mut |entry| Ok(decision(entry)));
+        changed.err().inspect(|error| assert!(is_bound(error), "{error:?}"))
+    });
+    refused.is_some()
+}
+
+/// Resolves with a note of so many bytes.
+fn resolve(note_bytes: usize) -> impl Fn(&Entry) -> Decision {
+    move |entry| {
+        let mut state = entry.state();
+        state.status = Status::Resolved;
+        state.resolution_note = "n".repeat(note_bytes);
+        Decision::Change(Box::new(state), Cause::Resolved)
+    }
+}
+
+/// A store, and the most bytes that its directory ever took: it is measured after each write.
+fn open_watched() -> (Engine, Arc<AtomicU64>) {
+    let disk = Simulated::new(1);
+    let most = Arc::new(AtomicU64::new(0));
+    let (watched, keep) = (disk.clone(), Arc::clone(&most));
+    let counting = Counting::new(Arc::new(disk), move || {
+        keep.fetch_max(used(&watched), Ordering::Relaxed);
+    });
+    (Engine::open_with(bounded(), Arc::new(counting)).unwrap(), most)
+}
+
+fn check_bound(most: &AtomicU64) {
+    let most = most.load(Ordering::Relaxed);
+    assert!(most > MAX_BYTES / 2, "{most} bytes, so the bound was not met");
+    assert!(most <= MAX_BYTES, "{most} bytes");
+}
+
+/// A store that is full of entries which wait; changes make it fuller still, and in the end all of
+/// them are purged. Answers how many changes were refused.
+fn empty_a_full_store(note_bytes: usize) -> u32 {
+    let (engine, most) = open_watched();
+    while engine.store(failure(engine.accounting().unwrap().captured, 200)).is_ok() {}
+    let page = Page { order: Order::Oldest, limit: usize::MAX, ..Page::default() };
+    let ids = engine.select(&Filter::default(), page).unwrap();
+    let mut refusals = 0;
+    for round in 0..5 {
+        refusals += u32::from(change_all(&engine, &ids, &resolve(note_bytes + round)));
+    }
+    // Whoever is refused may try again: each time a part of it succeeds.
+    for _ in 0..100 {
+        let left = engine.select(&Filter::default(), page).unwrap();
+        if left.is_empty() {
+            break;
+        }
+        change_all(&engine, &left, &|_| Decision::Remove(Cause::Purged));
+    }
+    let accounting = engine.accounting().unwrap();
+    assert_eq!((accounting.live, accounting.purged), (0, ids.len() as u64));
+    engine.store(failure(1_000_000, 4000)).unwrap();
+    check_bound(&most);
+    refusals
+}
+
+/// What is changed again and again is garbage that compaction must find room to give back.
+#[test]
+fn a_full_store_can_always_be_changed_and_emptied() {
+    assert_eq!(empty_a_full_store(0), 0);
+}
+
+/// Long notes fill the store for good. What removes entries still finds room.
+#[test]
+fn a_store_full_of_notes_can_be_emptied() {
+    assert!(empty_a_full_store(3000) > 0);
+}
+
+/// Entries grow by what is folded into them, so a new file may be longer than the old one.
+#[test]
+fn a_rewrite_that_makes_a_segment_longer_stays_within_the_bound() {
+    let (engine, most) = open_watched();
+    let ids: Vec<EntryId> =
+        (0..250).map(|number| engine.store(failure(number, 10)).unwrap().id).collect();
+    assert!(!change_all(&engine, &ids, &resolve(2000)));
+    let mut number = 1000;
+    while engine.store(failure(number, 10)).is_ok() {
+        number += 1;
+    }
+    change_all(&engine, &ids[..150], &|_| Decision::Remove(Cause::Purged));
+    for _ in 0..100 {
+        drop(engine.step());
+        number += 1;
+        drop(engine.store(failure(number, 10)));
+    }
+    let accounting = engine.accounting().unwrap();
+    assert_eq!(accounting.captured, accounting.live + accounting.purged);
+    check_bound(&most);
+}
+
+/// With a strategy that makes room, a store at its bound goes on for good while entries age.
+#[test]
+fn a_store_at_its_bound_goes_on_while_entries_age() {
+    let disk = Simulated::new(1);
+    let mut config = bounded();
+    config.bounds.overflow_strategy = OverflowStrategy::DropOldest;
+    config.bounds.overflow_evict_batch_size = 100;
+    let engine = open(&disk, config);
+    for number in 0..10_000 {
+        if let Err(refused) = engine.store(failure(number, 200)) {
+            panic!("entry {number}: {:?}, {:?}", refused.source, engine.space());
+        }
+        if number % 100 == 99 {
+            let page = Page { limit: 200, ..Page::default() };
+            let ids = engine.select(&Filter::default(), page).unwrap();
+            assert!(
+                !change_all(&engine, &ids, &resolve(0)),
+                "entry {number}: {:?}",
+                engine.space()
+            );
+            assert!(used(&disk) <= MAX_BYTES, "entry {number}");
+        }
+    }
+    let accounting = engine.accounting().unwrap();
+    assert!(accounting.evicted > 5000, "{accounting:?}");
 }
 
 /// Quarantine takes an eighth at most; what is oldest goes first and is counted.
