@@ -76,6 +76,8 @@ struct State {
     repository: Option<Weak<dyn FailedOperationRepository>>,
     /// Since when and until when the thread sleeps, in monotonic milliseconds.
     sleep: Option<(Moment, Option<u64>)>,
+    /// How often something may have become due earlier than before.
+    heard: u64,
     running: bool,
     closed: bool,
 }
@@ -83,7 +85,11 @@ struct State {
 impl NoticeTaker for Board {
     fn take_notice(&self, notice: &Notice) {
         let mut state = self.state();
-        if state.agenda.hear(notice) && state.sleeps_too_long() {
+        if !state.agenda.hear(notice) {
+            return;
+        }
+        state.heard += 1;
+        if state.sleeps_too_long() {
             drop(state);
             self.changed.notify_all();
         }
@@ -118,6 +124,7 @@ impl Schedule {
             agenda: Agenda::new(config),
             repository: None,
             sleep: None,
+            heard: 0,
             running: false,
             closed: false,
         };
@@ -162,7 +169,11 @@ impl Inner {
 
     /// Takes the settings as they are now.
     pub fn reschedule(&self) {
-        self.schedule.board.state().agenda.configure(&self.config());
+        let config = self.config();
+        let mut state = self.schedule.board.state();
+        state.agenda.configure(&config);
+        state.heard += 1;
+        drop(state);
         self.settle_schedule();
     }
 
@@ -200,10 +211,15 @@ impl Inner {
             if let Some(repository) = self.access.current() {
                 self.tell_of_jumps(&*repository);
             }
+            let heard = board.state().heard;
             let now = self.moment();
             let mut state = board.state();
             if state.closed || state.agenda.has_ended() {
                 return;
+            }
+            // What came meanwhile may be due by a clock that was not seen yet.
+            if state.heard != heard {
+                continue;
             }
             match state.agenda.plan(now) {
                 Plan::Run(job) => {
