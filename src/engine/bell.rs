@@ -60,6 +60,11 @@ impl Bell {
         self.rung.store(false, Ordering::Release);
     }
 
+    /// Whether somebody rang since the thread began to look.
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
     /// Sleeps until somebody rings, a file may have come, or the time is over. True when it is for
     /// a file.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {

@@ -165,7 +165,8 @@ impl Inner {
             let watches = self.watch_if_due(&mut watched_ms);
             let times = drains.into_iter().chain(watches).chain(doubts);
             let has_come = bell.wait(times.min());
-            drain.wanted = true;
+            // A time that was set for something else brings no file.
+            drain.wanted |= has_come || bell.is_rung();
             // Whoever put a file there may wait for it; groups come thousands of times a second.
             if has_come && drain.pause_ms == DRAIN_PAUSE_MS {
                 drain.not_before_ms = 0;
