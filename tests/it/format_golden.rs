@@ -70,7 +70,7 @@ pub const V1_2: Golden = Golden {
         ("drop", 1),
         ("entry", 32),
         ("mark", 1),
-        ("replace", 3),
+        ("replace", 2),
         ("segment_set", 2),
         ("summary", 1),
     ],

@@ -243,5 +243,5 @@ fn compaction_loses_nothing_and_brings_nothing_back_whatever_fails_at_any_step()
     assert!(all.states() >= STATES);
     assert!(all.crashes > STATES / 8 && all.faults > STATES / 50, "{all:?}");
     assert!(all.crashes_after_faults > STATES / 8, "{all:?}");
-    assert!(all.rewritten > 100 && all.merged > 50 && all.dropped > 50, "{all:?}");
+    assert!(all.rewritten > 100 && all.merged > 25 && all.dropped > 50, "{all:?}");
 }
