@@ -1,6 +1,6 @@
 //! One record in the log: a header of 40 bytes, a body, zeros up to a multiple of eight.
 
-use super::{FormatError, Reader, crc32};
+use super::{FormatError, Reader, bounded, crc32};
 
 /// The length of a record's header.
 pub const RECORD_HEADER_LEN: usize = 40;
@@ -228,6 +228,7 @@ impl RecordHeader {
         if body_len > RECORD_BODY_MAX {
             return Err(FormatError::Field("body length"));
         }
+        bounded("sequence number", &[lsn])?;
         Ok(header)
     }
 
