@@ -1,11 +1,12 @@
 //! Directories that are not opened, and in which nothing is changed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use deadletter::format::{self, RECORD_HEADER_LEN, SegmentHeader, VERSION_MAJOR};
-use deadletter::{Config, Engine, Error, NewFailure, spill, verify};
+use deadletter::{Config, Engine, Error, NewFailure, dump, spill, verify};
 
 use super::fixture::{self, Fixture, log_path};
 
@@ -71,8 +72,9 @@ fn a_segment_of_a_newer_version() {
     check_refused(dir.path(), is_version);
 }
 
-/// Rewrites the header of the last change; its place and its checksum stay right.
-fn check_record_refused(alter: fn(&mut [u8])) {
+/// Rewrites the header of the last change of the active segment; its place and its checksum stay
+/// right.
+fn altered(alter: fn(&mut [u8])) -> BTreeMap<PathBuf, Vec<u8>> {
     let fixture = Fixture::get();
     let active = fixture.active();
     let mut files = fixture.files.clone();
@@ -87,6 +89,11 @@ fn check_record_refused(alter: fn(&mut [u8])) {
     let mut crc = crc32fast::Hasher::new_with_initial(salt ^ place);
     crc.update(&header[4..]);
     header[..4].copy_from_slice(&crc.finalize().to_le_bytes());
+    files
+}
+
+fn check_record_refused(alter: fn(&mut [u8])) {
+    let mut files = altered(alter);
     let dir = fixture::temporary();
     fixture::put_files(dir.path(), &files);
     refuse_all(dir.path(), is_version);
@@ -105,6 +112,25 @@ fn a_body_of_a_newer_version() {
 #[test]
 fn a_record_of_a_kind_that_must_be_known() {
     check_record_refused(|header| header[20] = 3);
+}
+
+/// Found by the fuzz target `segment_decode`: the error came first, and again and again.
+#[test]
+fn a_dump_ends_at_a_record_of_a_newer_version_and_shows_what_stands_before() {
+    let fixture = Fixture::get();
+    let active = fixture.active();
+    let dir = fixture::temporary();
+    fixture::put_files(dir.path(), &altered(|header| header[20] = 3));
+    let frames = dump(&dir.path().join(log_path(&active)), 0).unwrap();
+    let frames: Vec<_> = frames.take(1_000).collect();
+    let records = fixture.records_of(&active);
+    let before = records.iter().rposition(|record| record.kind == "change").unwrap();
+    assert!(before > 0);
+    assert_eq!(frames.len(), before + 1);
+    for (frame, record) in frames.iter().zip(&records[..before]) {
+        assert_eq!(frame.as_ref().unwrap().lsn, record.lsn);
+    }
+    assert!(is_version(frames.last().unwrap().as_ref().unwrap_err()));
 }
 
 #[test]
