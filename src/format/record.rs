@@ -200,6 +200,15 @@ impl RecordHeader {
     /// [`FormatError::Empty`] for zeros, else what is wrong. The length is bounded only after
     /// the checksum matched.
     pub fn decode(bytes: &[u8], salt: u32, offset: u64) -> Result<Self, FormatError> {
+        let header = Self::decode_any(bytes, salt, offset)?;
+        match header.kind {
+            Kind::Other(number @ ..128) => Err(FormatError::Kind(number)),
+            _ => Ok(header),
+        }
+    }
+
+    /// As [`RecordHeader::decode`], of any kind, also one that must be known to go on.
+    pub(crate) fn decode_any(bytes: &[u8], salt: u32, offset: u64) -> Result<Self, FormatError> {
         let bytes: &[u8; RECORD_HEADER_LEN] = bytes.first_chunk().ok_or(FormatError::Short)?;
         let (crc, content) = bytes.split_at(4);
         let matches = crc32(Self::initial(salt, offset), content).to_le_bytes() == crc;
@@ -212,7 +221,7 @@ impl RecordHeader {
         let lsn = reader.u64();
         let body_crc = reader.u32();
         let number = reader.u8();
-        let kind = Kind::from_number(number).ok_or(FormatError::Kind(number))?;
+        let kind = Kind::from_number(number).unwrap_or(Kind::Other(number));
         let flags = Flags::from_bits(reader.u8()).ok_or(FormatError::Field("record flags"))?;
         let header = Self {
             body_len,
@@ -234,7 +243,10 @@ impl RecordHeader {
 
     /// Whether a reader of this version must stop here: it would misread the body.
     pub const fn is_newer(&self) -> bool {
-        !matches!(self.kind, Kind::Other(_)) && self.body_version > self.kind.body_version()
+        match self.kind {
+            Kind::Other(number) => number < 128,
+            known => self.body_version > known.body_version(),
+        }
     }
 
     /// Whether the body is the one this header was made for.

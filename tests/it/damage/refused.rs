@@ -5,9 +5,12 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use deadletter::format::{self, RECORD_HEADER_LEN, SegmentHeader, VERSION_MAJOR};
+use deadletter::format::{
+    self, Flags, Kind, RECORD_HEADER_LEN, RecordHeader, SegmentHeader, VERSION_MAJOR,
+};
 use deadletter::{Config, Engine, Error, NewFailure, dump, spill, verify};
 
+use super::check::{Case, check};
 use super::fixture::{self, Fixture, log_path};
 
 /// Every way to open is refused alike, and leaves every byte as it was.
@@ -131,6 +134,35 @@ fn a_dump_ends_at_a_record_of_a_newer_version_and_shows_what_stands_before() {
         assert_eq!(frame.as_ref().unwrap().lsn, record.lsn);
     }
     assert!(is_version(frames.last().unwrap().as_ref().unwrap_err()));
+}
+
+/// Found by the fuzz target `segment_decode`: among damaged bytes something has the checksum of a
+/// header, of a kind that nobody knows. The store opens, and only what is damaged is lost.
+#[test]
+fn damaged_bytes_that_look_like_the_header_of_a_newer_record() {
+    let fixture = Fixture::get();
+    for index in 0..3 {
+        let segment = fixture.segment(index);
+        let salt = SegmentHeader::decode(&fixture.bytes(&segment)[..4096]).unwrap().0.salt;
+        let records = fixture.records_of(&segment);
+        let record = records.iter().filter(|record| record.kind == "entry").nth(1).unwrap();
+        let offset = record.whole.start + 80;
+        let header = RecordHeader {
+            body_len: 100,
+            lsn: record.lsn,
+            body_crc: 7,
+            kind: Kind::Other(110),
+            flags: Flags::default(),
+            body_version: 1,
+            time_ms: 0,
+            group: 1,
+            ordinal: 0,
+        };
+        let range = offset..offset + RECORD_HEADER_LEN as u64;
+        let mut case = Case::new(fixture, format!("a header in {segment}"));
+        case.change(&segment, range, |bytes| bytes.copy_from_slice(&header.encode(salt, offset)));
+        check(fixture, &case);
+    }
 }
 
 #[test]
