@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
         let text = line.content.as_ref().expect("no line is too long here");
         let parsed = line::parse(text, &FORM);
         if let Err(reason) = &parsed {
-            assert!(!reason.is_empty() && !reason.contains('\n'), "{reason:?}");
+            assert!(!reason.is_empty(), "no reason");
         }
         // The library reads the same lines by itself and refuses no fewer.
         let own = serde_json::from_slice::<NewFailure>(text);

@@ -57,18 +57,19 @@ fuzz_target!(|data: &[u8]| {
 
 fn live(choice: &mut Choice<'_>, history: &mut Vec<String>) -> Result<(), String> {
     let mut disk = Simulated::new(choice.u64());
+    let mut crashes = 0;
     let mut model = Model::default();
     for _ in 0..PROCESSES_MAX {
         let shots = play(&disk, model, choice, history)?;
         for _ in 0..1 + choice.below(SHOTS) {
-            let (shot, name, image, crash) = crash_at(&shots, choice);
+            let (shot, name, image, crash) = crash_at(&shots, choice, &mut crashes);
             check(&image, &shot.model, crash, choice.one_in(4))
                 .map_err(|found| format!("{}: {found}", place(shot, &name)))?;
         }
         if choice.is_empty() {
             return Ok(());
         }
-        let (shot, name, image, crash) = crash_at(&shots, choice);
+        let (shot, name, image, crash) = crash_at(&shots, choice, &mut crashes);
         history.push(format!("{}: the next process", place(shot, &name)));
         (disk, model) = (image, Model::clone(&shot.model));
         model.crashed(crash);
@@ -105,12 +106,16 @@ fn play(
 fn crash_at<'a>(
     shots: &'a [Shot],
     choice: &mut Choice<'_>,
+    crashes: &mut u64,
 ) -> (&'a Shot, String, Simulated, Crash) {
+    // No two crashes have the same seed: what is random behind them would come again.
+    *crashes += 1;
+    let seed = (choice.u64() << 8) + *crashes;
     // From the last step on, where the model knows most.
     let shot = &shots[shots.len() - 1 - choice.below(shots.len())];
     match choice.maybe(&CrashMode::ALL) {
         Some(mode) => {
-            let image = shot.disk.crash_image(mode, choice.u64());
+            let image = shot.disk.crash_image(mode, seed);
             (shot, format!("{mode:?}"), image, Crash::Power)
         }
         None => (shot, "restart".to_owned(), shot.disk.restarted(), Crash::Process),
