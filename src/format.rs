@@ -83,6 +83,16 @@ impl std::fmt::Display for FormatError {
 
 impl std::error::Error for FormatError {}
 
+/// No number of a segment or a record, no count and no place is as high, in anything that was ever
+/// written; so some of them can be added up.
+const NUMBER_END: u64 = 1 << 60;
+
+/// Refuses numbers that nobody ever wrote, although the checksum is right.
+fn bounded(name: &'static str, numbers: &[u64]) -> Result<(), FormatError> {
+    let all = numbers.iter().all(|number| *number < NUMBER_END);
+    if all { Ok(()) } else { Err(FormatError::Field(name)) }
+}
+
 /// Reads little-endian fields one after the other; past the end it gives zeros and remembers.
 struct Reader<'a> {
     bytes: &'a [u8],

@@ -48,6 +48,9 @@ pub struct Dump {
     segment: SegmentFile,
     offset: u64,
     ahead: std::collections::VecDeque<FrameInfo>,
+    /// Why there is nothing behind what was read ahead; given once.
+    failed: Option<Error>,
+    ended: bool,
 }
 
 /// Reads the frames of a segment or a fallback file, from an offset on where a frame begins
@@ -65,19 +68,19 @@ pub fn dump(path: &Path, offset: u64) -> Result<Dump> {
     if (offset != 0 && offset < SEGMENT_HEADER_LEN) || offset > segment.len {
         return Err(Error::invalid("offset", offset, bound));
     }
-    Ok(Dump { segment, offset: first, ahead: std::collections::VecDeque::new() })
+    let ahead = std::collections::VecDeque::new();
+    Ok(Dump { segment, offset: first, ahead, failed: None, ended: false })
 }
 
 impl Iterator for Dump {
     type Item = Result<FrameInfo>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ahead.is_empty()
-            && let Err(error) = self.read_ahead()
-        {
-            return Some(Err(error));
+        if self.ahead.is_empty() && !self.ended {
+            self.failed = self.read_ahead().err();
+            self.ended = self.failed.is_some();
         }
-        self.ahead.pop_front().map(Ok)
+        self.ahead.pop_front().map(Ok).or_else(|| self.failed.take().map(Err))
     }
 }
 

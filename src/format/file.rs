@@ -1,6 +1,6 @@
 //! The fixed structures: names, store file, segment header, checkpoint slot, lock note.
 
-use super::{FormatError, Reader, checked, sealed};
+use super::{FormatError, NUMBER_END, Reader, bounded, checked, sealed};
 
 /// The newest format version that this build reads and writes; the major one must match.
 pub const VERSION_MAJOR: u16 = 1;
@@ -116,7 +116,11 @@ impl FileName {
             let (segment, generation) = Self::parse_numbers(name.strip_suffix(".seg")?)?;
             (Self::Segment(segment, generation), segment_name(segment, generation))
         };
-        (text == name).then_some(parsed)
+        let number = match parsed {
+            Self::Segment(number, _) | Self::Rewriting(number, _) | Self::Next(number) => number,
+            Self::Fallback(_) | Self::Foreign => 0,
+        };
+        (text == name && number < NUMBER_END).then_some(parsed)
     }
 
     fn parse_numbers(stem: &str) -> Option<(u64, u32)> {
@@ -318,6 +322,10 @@ impl SegmentHeader {
         if header_len != 128 || flags & !FLAG_FALLBACK != 0 || salt == 0 {
             return Err(FormatError::Field("segment header"));
         }
+        bounded("segment header", &[segment, base_lsn, header.folded_lsn, header.capacity])?;
+        if let Some(Predecessor { segment, last_lsn, end, .. }) = header.predecessor {
+            bounded("predecessor", &[segment, last_lsn, end])?;
+        }
         Ok((header, minor))
     }
 }
@@ -403,6 +411,10 @@ impl Checkpoint {
         checkpoint.spilled = reader.u64();
         checkpoint.index_uuid = reader.array();
         checkpoint.index_lsn = reader.u64();
+        let Self { sequence, segment, end, last_lsn, entries, .. } = checkpoint;
+        bounded("checkpoint", &[sequence, segment, end, last_lsn, entries])?;
+        let Self { offered, duplicates, refused, spilled, index_lsn, .. } = checkpoint;
+        bounded("checkpoint", &[offered, duplicates, refused, spilled, index_lsn])?;
         Ok(checkpoint)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     ChangeRow, EntryRow, FormatError, RECORD_ALIGN, Reader, SegmentHeader, Summary, TIME_NONE,
-    When, checked, crc32, sealed,
+    When, bounded, checked, crc32, sealed,
 };
 use crate::entry::Status;
 
@@ -187,6 +187,7 @@ impl FooterTrailer {
         if trailer.start.checked_add(trailer.footer_len()) != Some(file_len) {
             return Err(FormatError::Field("footer length"));
         }
+        bounded("footer number", &[trailer.first_lsn, trailer.last_lsn])?;
         Ok(trailer)
     }
 
@@ -226,6 +227,7 @@ pub fn decode_entry_row(bytes: &[u8]) -> Result<EntryRow, FormatError> {
     if reader.short {
         return Err(FormatError::Short);
     }
+    bounded("entry number", &[lsn])?;
     let row = EntryRow {
         lsn,
         offset,
@@ -270,6 +272,7 @@ pub(crate) fn decode_change_row(bytes: &[u8]) -> Result<ChangeRow, FormatError> 
         STATUS_GONE => None,
         number => Some(Status::from_number(number).ok_or(FormatError::Field("status"))?),
     };
+    bounded("change number", &[lsn, target])?;
     if reader.u8() != WHEN_BY_STATUS && status.is_some_and(Status::has_age) {
         when_ms = TIME_NONE;
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::compress::{Dictionary, decompress};
-use super::{FormatError, Reader, crc32};
+use super::{FormatError, Reader, bounded, crc32};
 
 /// The length of a record's header.
 pub const RECORD_HEADER_LEN: usize = 40;
@@ -208,6 +208,15 @@ impl RecordHeader {
     /// [`FormatError::Empty`] for zeros, else what is wrong. The length is bounded only after
     /// the checksum matched.
     pub fn decode(bytes: &[u8], salt: u32, offset: u64) -> Result<Self, FormatError> {
+        let header = Self::decode_any(bytes, salt, offset)?;
+        match header.kind {
+            Kind::Other(number @ ..128) => Err(FormatError::Kind(number)),
+            _ => Ok(header),
+        }
+    }
+
+    /// As [`RecordHeader::decode`], of any kind, also one that must be known to go on.
+    pub(crate) fn decode_any(bytes: &[u8], salt: u32, offset: u64) -> Result<Self, FormatError> {
         let bytes: &[u8; RECORD_HEADER_LEN] = bytes.first_chunk().ok_or(FormatError::Short)?;
         let (crc, content) = bytes.split_at(4);
         let matches = crc32(Self::initial(salt, offset), content).to_le_bytes() == crc;
@@ -220,7 +229,7 @@ impl RecordHeader {
         let lsn = reader.u64();
         let body_crc = reader.u32();
         let number = reader.u8();
-        let kind = Kind::from_number(number).ok_or(FormatError::Kind(number))?;
+        let kind = Kind::from_number(number).unwrap_or(Kind::Other(number));
         let flags = Flags::from_bits(reader.u8()).ok_or(FormatError::Field("record flags"))?;
         let header = Self {
             body_len,
@@ -236,12 +245,16 @@ impl RecordHeader {
         if body_len > RECORD_BODY_MAX {
             return Err(FormatError::Field("body length"));
         }
+        bounded("sequence number", &[lsn])?;
         Ok(header)
     }
 
     /// Whether a reader of this version must stop here: it would misread the body.
     pub const fn is_newer(&self) -> bool {
-        !matches!(self.kind, Kind::Other(_)) && self.body_version > self.kind.body_version()
+        match self.kind {
+            Kind::Other(number) => number < 128,
+            known => self.body_version > known.body_version(),
+        }
     }
 
     /// Whether the body is the one this header was made for.

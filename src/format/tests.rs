@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::{
     ChangeBody, ChangeRow, ClockBody, DrainedBody, DropBody, EntryBody, EntryRow,
-    FOOTER_TRAILER_LEN, FooterTrailer, FormatError, Loss, RECORD_ALIGN, ReplaceBody, SegmentHeader,
-    SegmentSet, Summary, SummaryBody, TIME_NONE, When, body::Body, decode_bytes, decode_footer,
-    encode_body, encode_footer, footer_len,
+    FOOTER_TRAILER_LEN, FooterTrailer, FormatError, Loss, NUMBER_END, RECORD_ALIGN, ReplaceBody,
+    SegmentHeader, SegmentSet, Summary, SummaryBody, TIME_NONE, When, body::Body, decode_bytes,
+    decode_footer, encode_body, encode_footer, footer_len,
 };
 use crate::entry::Status;
 
@@ -18,7 +18,8 @@ fn status() -> impl Strategy<Value = Status> {
 
 prop_compose! {
     fn entry_row()(
-        (lsn, created_ms, expires_ms, key_hash) in any::<(u64, u64, u64, u64)>(),
+        lsn in 0..NUMBER_END,
+        (created_ms, expires_ms, key_hash) in any::<(u64, u64, u64)>(),
         place in any::<u32>(),
         (status, when) in (status(), any::<[u8; 3]>().prop_map(When::from_bytes)),
         (domain, failure_type) in any::<(u32, u32)>(),
@@ -40,7 +41,7 @@ prop_compose! {
 
 prop_compose! {
     fn change_row()(
-        (lsn, target, updated_ms) in any::<(u64, u64, u64)>(),
+        (lsn, target, updated_ms) in (0..NUMBER_END, 0..NUMBER_END, any::<u64>()),
         (when_ms, expires_ms) in any::<(u64, u64)>(),
         place in any::<u32>(),
         status in prop::option::of(status()),

@@ -258,16 +258,18 @@ impl SegmentFile {
     /// A record's header, if it is sound. One that only a later version can read refuses the
     /// segment: to pass over it would lose what it says.
     fn record_header(&self, bytes: &[u8], offset: u64) -> Result<Option<RecordHeader>> {
-        let newer = match RecordHeader::decode(bytes, self.header.salt, offset) {
-            Ok(header) if header.is_newer() => {
-                format!("version {} of the body of {:?}", header.body_version, header.kind)
-            }
-            Ok(header) => return Ok(Some(header)),
-            Err(FormatError::Kind(number)) => format!("record kind {number}"),
-            Err(_) => return Ok(None),
+        let Ok(header) = RecordHeader::decode_any(bytes, self.header.salt, offset) else {
+            return Ok(None);
+        };
+        if !header.is_newer() {
+            return Ok(Some(header));
+        }
+        let found = match header.kind {
+            Kind::Other(number) => format!("record kind {number}"),
+            kind => format!("version {} of the body of {kind:?}", header.body_version),
         };
         let supported = format!("{VERSION_MAJOR}.{VERSION_MINOR}");
-        Err(Error::Version { path: self.path.clone(), found: newer, supported })
+        Err(Error::Version { path: self.path.clone(), found, supported })
     }
 
     /// A damaged record at a place.
@@ -475,6 +477,24 @@ impl<'a> Scanner<'a> {
         Ok(sound.then(|| Frame::new(offset, header, body.to_vec())))
     }
 
+    /// A frame in the middle of bytes that are none. There a header may have its checksum by
+    /// accident, so one of a later version counts only together with its body.
+    fn frame_in_hole(&mut self, offset: u64, sequence: Sequence) -> Result<Option<Frame>> {
+        match self.frame(offset, sequence) {
+            Err(Error::Version { .. }) if !self.has_body(offset)? => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Whether the body behind a header, of any version, is the one that it was made for.
+    fn has_body(&mut self, offset: u64) -> Result<bool> {
+        let salt = self.segment.header.salt;
+        let head = self.bytes(offset, RECORD_HEADER_LEN)?;
+        let Ok(header) = RecordHeader::decode_any(head, salt, offset) else { return Ok(false) };
+        let body = self.bytes(offset + RECORD_HEADER_LEN as u64, header.body_len as usize)?;
+        Ok(header.fits(body))
+    }
+
     /// The next place behind `from` where a sound record begins, and the end of the data seen.
     fn next_sound(&mut self, from: u64, sequence: Sequence) -> Result<(Option<u64>, u64)> {
         let mut offset = from + RECORD_ALIGN;
@@ -487,7 +507,7 @@ impl<'a> Scanner<'a> {
                     break;
                 }
             }
-            if self.frame(offset, sequence)?.is_some() {
+            if self.frame_in_hole(offset, sequence)?.is_some() {
                 return Ok((Some(offset), data_end));
             }
             if let Some(end) = self.data_end(offset, RECORD_ALIGN)? {

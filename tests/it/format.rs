@@ -458,12 +458,17 @@ fn check_flips<T: PartialEq + std::fmt::Debug>(
     assert!(decode(&vec![0; bytes.len()]).is_err());
 }
 
+/// Higher numbers were never written, but where they mean something.
+fn number() -> impl Strategy<Value = u64> {
+    0..1_u64 << 60
+}
+
 prop_compose! {
     fn any_segment_header()(
-        (store_uuid, segment, base_lsn) in any::<([u8; 16], u64, u64)>(),
+        (store_uuid, segment, base_lsn) in (any::<[u8; 16]>(), number(), number()),
         (salt, fallback, created_ms) in (1..=u32::MAX, any::<bool>(), any::<u64>()),
-        before in prop::option::of((0..u64::MAX, any::<u64>(), any::<u64>(), any::<u32>())),
-        (generation, folded_lsn, capacity) in any::<(u32, u64, u64)>(),
+        before in prop::option::of((number(), number(), number(), any::<u32>())),
+        (generation, folded_lsn, capacity) in (any::<u32>(), number(), number()),
     ) -> SegmentHeader {
         let predecessor = before.map(|(segment, last_lsn, end, footer_crc)| {
             Predecessor { segment, last_lsn, end, footer_crc }
@@ -482,7 +487,7 @@ fn any_kind() -> impl Strategy<Value = Kind> {
 
 prop_compose! {
     fn any_record_header()(
-        (lsn, body_crc, time_ms, group) in any::<(u64, u32, u64, u32)>(),
+        (lsn, body_crc, time_ms, group) in (number(), any::<u32>(), any::<u64>(), any::<u32>()),
         (ordinal, body_version) in any::<(u32, u16)>(),
         body_len in 0..=RECORD_BODY_MAX,
         kind in any_kind(),
@@ -498,10 +503,11 @@ prop_compose! {
 
 prop_compose! {
     fn any_checkpoint()(
-        (sequence, segment, end, last_lsn, entries) in any::<(u64, u64, u64, u64, u64)>(),
+        (sequence, segment, end, last_lsn, entries) in
+            (number(), number(), number(), number(), number()),
         (clean, counts_incomplete) in any::<(bool, bool)>(),
-        (offered, duplicates, refused, spilled) in any::<(u64, u64, u64, u64)>(),
-        (index_uuid, index_lsn) in any::<([u8; 16], u64)>(),
+        (offered, duplicates, refused, spilled) in (number(), number(), number(), number()),
+        (index_uuid, index_lsn) in (any::<[u8; 16]>(), number()),
     ) -> Checkpoint {
         Checkpoint {
             sequence, segment, end, last_lsn, entries, clean, offered, duplicates, refused,
@@ -540,7 +546,7 @@ proptest! {
     fn a_trailer_comes_back_or_is_refused(
         start in 4096..1_u64 << 30,
         (terms_len, entries, changes, records) in any::<(u32, u32, u32, u32)>(),
-        (first_lsn, last_lsn, crcs) in any::<(u64, u64, [u32; 3])>(),
+        (first_lsn, last_lsn, crcs) in (number(), number(), any::<[u32; 3]>()),
         salt in 1..=u32::MAX,
     ) {
         let trailer = FooterTrailer {
@@ -630,6 +636,42 @@ proptest! {
             FileName::Foreign => name.clone(),
         };
         prop_assert_eq!(name_again, name);
+    }
+}
+
+/// Found by the fuzz target `index_checkpoint`: the next number was one too high for a u64.
+#[test]
+fn a_number_that_nobody_wrote_is_refused_behind_a_right_checksum() {
+    let high = 1 << 60;
+    let slot = Checkpoint { last_lsn: high - 1, ..Checkpoint::default() };
+    assert_eq!(Checkpoint::decode(&slot.encode()), Ok(slot));
+    for number in [high, ONES] {
+        let wrong: [fn(&mut Checkpoint, u64); 10] = [
+            |slot, number| slot.sequence = number,
+            |slot, number| slot.segment = number,
+            |slot, number| slot.end = number,
+            |slot, number| slot.last_lsn = number,
+            |slot, number| slot.entries = number,
+            |slot, number| slot.offered = number,
+            |slot, number| slot.duplicates = number,
+            |slot, number| slot.refused = number,
+            |slot, number| slot.spilled = number,
+            |slot, number| slot.index_lsn = number,
+        ];
+        for set in wrong {
+            let mut slot = Checkpoint::default();
+            set(&mut slot, number);
+            let refused = Err(FormatError::Field("checkpoint"));
+            assert_eq!(Checkpoint::decode(&slot.encode()), refused);
+        }
+        let record = RecordHeader { lsn: number, ..record_header() };
+        let refused = Err(FormatError::Field("sequence number"));
+        assert_eq!(RecordHeader::decode(&record.encode(7, 4096), 7, 4096), refused);
+        let segment = SegmentHeader { segment: number, ..segment_header() };
+        let refused = Err(FormatError::Field("segment header"));
+        assert_eq!(SegmentHeader::decode(&segment.encode()), refused);
+        let name = deadletter::format::segment_name(number, 0);
+        assert_eq!(FileName::parse(&name), FileName::Foreign);
     }
 }
 

@@ -66,11 +66,14 @@ pub(super) fn rebuild_set(
         let lost: u64 = holes.iter().filter_map(|damage| damage.entries).sum();
         let lsns = summary.entries.iter().map(|row| row.lsn);
         let lsns = lsns.chain(summary.changes.iter().map(|row| row.lsn));
+        // One of which nothing is left goes on where those before it end: what was in it is not to
+        // be looked for among them.
+        let before = set.segments.last().map_or(0, |item| item.last_lsn);
         let item = SegmentItem {
             segment: number,
             generation,
-            first_lsn: lsns.clone().min().unwrap_or(0),
-            last_lsn: lsns.max().unwrap_or(0),
+            first_lsn: lsns.clone().min().unwrap_or(before + 1),
+            last_lsn: lsns.max().unwrap_or(before),
             entries: summary.entries.len() as u64 + lost,
         };
         set.push(item, SegmentEnd::default());

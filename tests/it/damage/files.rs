@@ -49,6 +49,33 @@ fn a_segment_without_a_readable_header() {
     }
 }
 
+/// Found by the fuzz target `segment_open_mutated`: with the last two segments the number went where
+/// the sound ones end, and all of their entries were taken for lost.
+#[test]
+fn two_unreadable_segments_take_nothing_from_those_before() {
+    let fixture = Fixture::get();
+    let mut files = fixture.files.clone();
+    files.get_mut(&log_path(&fixture.segment(1))).unwrap().truncate(4096 + 32);
+    files.get_mut(&log_path(&fixture.segment(2))).unwrap()[..4096].fill(0);
+    let dir = fixture::temporary();
+    fixture::put_files(dir.path(), &files);
+    let first = fixture.records_of(&fixture.segment(0));
+    let sound: Vec<_> = fixture
+        .entries
+        .iter()
+        .filter(|entry| first.iter().any(|record| record.lsn == entry.operation.id.0))
+        .map(|entry| entry.operation.id)
+        .collect();
+    assert!(sound.len() > 10);
+    for _ in 0..2 {
+        let engine = Engine::open(fixture::config(dir.path())).unwrap();
+        let live = fixture::all(&engine);
+        let found: Vec<_> = live.iter().map(|entry| entry.operation.id).collect();
+        assert_eq!(found, sound, "{:?}", engine.report().lost);
+        engine.close().unwrap();
+    }
+}
+
 /// A file beside the log is damaged: every entry stays.
 fn check_beside(name: &str, change: impl Fn(&mut Vec<u8>)) {
     let fixture = Fixture::get();

@@ -1,12 +1,16 @@
 //! Directories that are not opened, and in which nothing is changed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use deadletter::format::{self, RECORD_HEADER_LEN, SegmentHeader, VERSION_MAJOR};
-use deadletter::{Config, Engine, Error, NewFailure, spill, verify};
+use deadletter::format::{
+    self, Flags, Kind, RECORD_HEADER_LEN, RecordHeader, SegmentHeader, VERSION_MAJOR,
+};
+use deadletter::{Config, Engine, Error, NewFailure, dump, spill, verify};
 
+use super::check::{Case, check};
 use super::fixture::{self, Fixture, log_path};
 
 /// Every way to open is refused alike, and leaves every byte as it was.
@@ -71,8 +75,9 @@ fn a_segment_of_a_newer_version() {
     check_refused(dir.path(), is_version);
 }
 
-/// Rewrites the header of the last change; its place and its checksum stay right.
-fn check_record_refused(alter: impl Fn(&mut [u8])) {
+/// Rewrites the header of the last change of the active segment; its place and its checksum stay
+/// right.
+fn altered(alter: impl Fn(&mut [u8])) -> BTreeMap<PathBuf, Vec<u8>> {
     let fixture = Fixture::get();
     let active = fixture.active();
     let mut files = fixture.files.clone();
@@ -87,6 +92,11 @@ fn check_record_refused(alter: impl Fn(&mut [u8])) {
     let mut crc = crc32fast::Hasher::new_with_initial(salt ^ place);
     crc.update(&header[4..]);
     header[..4].copy_from_slice(&crc.finalize().to_le_bytes());
+    files
+}
+
+fn check_record_refused(alter: impl Fn(&mut [u8])) {
+    let mut files = altered(alter);
     let dir = fixture::temporary();
     fixture::put_files(dir.path(), &files);
     refuse_all(dir.path(), is_version);
@@ -106,6 +116,54 @@ fn a_body_of_a_newer_version() {
 #[test]
 fn a_record_of_a_kind_that_must_be_known() {
     check_record_refused(|header| header[20] = 3);
+}
+
+/// Found by the fuzz target `segment_decode`: the error came first, and again and again.
+#[test]
+fn a_dump_ends_at_a_record_of_a_newer_version_and_shows_what_stands_before() {
+    let fixture = Fixture::get();
+    let active = fixture.active();
+    let dir = fixture::temporary();
+    fixture::put_files(dir.path(), &altered(|header| header[20] = 3));
+    let frames = dump(&dir.path().join(log_path(&active)), 0).unwrap();
+    let frames: Vec<_> = frames.take(1_000).collect();
+    let records = fixture.records_of(&active);
+    let before = records.iter().rposition(|record| record.kind == "change").unwrap();
+    assert!(before > 0);
+    assert_eq!(frames.len(), before + 1);
+    for (frame, record) in frames.iter().zip(&records[..before]) {
+        assert_eq!(frame.as_ref().unwrap().lsn, record.lsn);
+    }
+    assert!(is_version(frames.last().unwrap().as_ref().unwrap_err()));
+}
+
+/// Found by the fuzz target `segment_decode`: among damaged bytes something has the checksum of a
+/// header, of a kind that nobody knows. The store opens, and only what is damaged is lost.
+#[test]
+fn damaged_bytes_that_look_like_the_header_of_a_newer_record() {
+    let fixture = Fixture::get();
+    for index in 0..3 {
+        let segment = fixture.segment(index);
+        let salt = SegmentHeader::decode(&fixture.bytes(&segment)[..4096]).unwrap().0.salt;
+        let records = fixture.records_of(&segment);
+        let record = records.iter().filter(|record| record.kind == "entry").nth(1).unwrap();
+        let offset = record.whole.start + 80;
+        let header = RecordHeader {
+            body_len: 100,
+            lsn: record.lsn,
+            body_crc: 7,
+            kind: Kind::Other(110),
+            flags: Flags::default(),
+            body_version: 1,
+            time_ms: 0,
+            group: 1,
+            ordinal: 0,
+        };
+        let range = offset..offset + RECORD_HEADER_LEN as u64;
+        let mut case = Case::new(fixture, format!("a header in {segment}"));
+        case.change(&segment, range, |bytes| bytes.copy_from_slice(&header.encode(salt, offset)));
+        check(fixture, &case);
+    }
 }
 
 #[test]
